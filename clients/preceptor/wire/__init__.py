@@ -1,0 +1,1 @@
+"""The only definition of what travels between Preceptor's processes."""

@@ -1,0 +1,365 @@
+"""A recipe is a frozen composition of parts. This file, with `views.py`, is all that a method author has to read.
+
+    rollout       who writes the tokens, from which prompt
+    contexts      what each teacher is shown, by name
+    verifier      was it right, what feedback
+    weights       which tokens learn, how much (detached; may be signed)
+    target        how opinions become one distribution
+    objective     terms: how far the student is from the target
+    teacher       how a self-teacher moves
+    curriculum    which task comes next
+    constraint    which weights may move
+    intervention  what is changed inside a forward pass
+    state         what lives across steps outside the weights
+
+A part is a frozen pydantic model: its settings are its fields, its behaviour is one method, its `kind` is its name on
+the wire. Parts call tensor methods (`x.exp()`), never `torch.`, so that a recipe is validated where torch is not
+installed. A recipe's name is its module's name. Shape letters: T tokens, K support, B rollouts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from preceptor.wire.teachers import Support
+from preceptor_trainer.views import (
+    Ask,
+    BlockView,
+    ContextView,
+    Message,
+    Opinion,
+    Plan,
+    PlanView,
+    Prompt,
+    Rollout,
+    Scalars,
+    Task,
+    TokenView,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESERVED = frozenset({"student", "behaviour", "base"})
+
+
+class Part(BaseModel, ABC):
+    """A named, serialisable piece of a recipe.
+
+    A class declared without `kind=` is a role and opens its own namespace of kinds; one declared with it is a part.
+    On the wire a part is its fields plus `kind`, and a role's field accepts any of its kinds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Part]]] = {}
+
+    def __init_subclass__(cls, *, kind: str | None = None, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        if kind is not None:
+            if kind in cls.kinds:
+                raise TypeError(f"{cls.__name__}: kind '{kind}' is taken by {cls.kinds[kind].__name__}")
+            cls.kind, cls.kinds[kind] = kind, cls
+        elif Part in cls.__bases__:
+            cls.kinds = {}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_kind(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        fields: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
+        kind = fields.pop("kind", getattr(cls, "kind", None))
+        if kind == getattr(cls, "kind", None):
+            return handler(fields)
+        part = cls.kinds.get(kind) if isinstance(kind, str) else None
+        if part is None or not issubclass(part, cls):
+            known = ", ".join(sorted(name for name, each in cls.kinds.items() if issubclass(each, cls)))
+            raise ValueError(f"unknown {cls.__name__} kind {kind!r}: expected one of {known}")
+        return part.model_validate(fields)
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **handler(self)}
+
+
+class Schedule(Part):
+    """A coefficient that moves with the step."""
+
+    @abstractmethod
+    def at(self, step: int) -> float: ...
+
+
+Coefficient = float | SerializeAsAny[Schedule]
+
+
+def at(coefficient: Coefficient, step: int) -> float:
+    """The value of a coefficient at a step."""
+    return coefficient.at(step) if isinstance(coefficient, Schedule) else coefficient
+
+
+class RolloutPolicy(Part):
+    """Who writes the completions that are learned from."""
+
+    samples: int = Field(1, ge=1, le=1024)
+    """Rollouts per task."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Sampling temperature of the student. Scores stay untempered."""
+    max_tokens: int = Field(128, ge=1, le=1_000_000)
+    """Longest completion, the end token included."""
+
+    @abstractmethod
+    def plan(self, view: PlanView) -> Plan:
+        """How one rollout of one task is written."""
+
+
+class Context(Part):
+    """Which teacher sees what. Returns privileged prompts; the student's own tokens are scored after each."""
+
+    teacher: str = "self"
+    """The role to ask. A run maps roles to registered teachers; `self` is the student's own weights under `Recipe.teacher`."""
+    reveals: ClassVar[frozenset[str]] = frozenset()
+    """Which privileged task fields enter the prompt (`answer`, `reference`): the leak check holds a context to it."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Task fields without which this context has nothing to show; the data is checked for them at submit."""
+
+    def asks(self, view: ContextView) -> Sequence[Ask]:
+        """Text wanted before the prompts can be written. Called again with the replies until it returns nothing."""
+        return ()
+
+    @abstractmethod
+    def prompts(self, view: ContextView) -> Sequence[Prompt]:
+        """None: this teacher has no opinion on this rollout. Several: one opinion each."""
+
+
+class SingleContext(Context):
+    """A context with at most one prompt."""
+
+    @abstractmethod
+    def messages(self, view: ContextView) -> Sequence[Message] | None:
+        """The chat messages the teacher reads before the rollout, or None."""
+
+    def prompts(self, view: ContextView) -> Sequence[Prompt]:
+        messages = self.messages(view)
+        return () if messages is None else (Prompt(messages=tuple(messages)),)
+
+
+class Verifier(Part):
+    """Was the attempt right, and what can be said about it."""
+
+    @abstractmethod
+    def __call__(self, task: Task, text: str) -> Verdict: ...
+
+
+class Weight(Part):
+    """How much each token learns from one opinion. Detached; weights multiply; negative pushes away."""
+
+    gate: ClassVar[bool] = False
+    """True: a 0/1 mask. A token it closes leaves the denominator too; any other weight scales the numerator only."""
+
+    @abstractmethod
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        """[T], computed over the whole global batch. `opinion` is the target opinion that is being weighed."""
+
+
+class Target(Part):
+    """How opinions become the distribution the student is drawn to."""
+
+    @property
+    @abstractmethod
+    def uses(self) -> tuple[str, ...]:
+        """Names of the contexts it reads."""
+
+    @abstractmethod
+    def __call__(self, block: BlockView) -> Sequence[Opinion]:
+        """Normalised opinions; a term is summed over them, each with its own `weight_T`. Never carries gradient."""
+
+
+class Term(Part):
+    """One term of the objective."""
+
+    needs: ClassVar[Support] = Support.FULL
+    """The least support it can be computed from."""
+    coefficient: Coefficient = 1.0
+    """What the term is multiplied with."""
+    target: SerializeAsAny[Target] | None = None
+    """The distribution this term looks at; None: the recipe's."""
+    weights: tuple[SerializeAsAny[Weight], ...] = ()
+    """Weights of this term alone, on top of the recipe's."""
+    targeted: ClassVar[bool] = True
+    """False: the term looks at no teacher (NLL, plain policy gradient)."""
+
+    @abstractmethod
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        """Loss per token [T], with gradient to `block.student`. An untargeted term is given the student's own opinion."""
+
+
+class TeacherUpdate(Part):
+    """How the self-teacher follows the student."""
+
+    @abstractmethod
+    def decay_after(self, step: int) -> float | None:
+        """EMA decay to apply after this step; None leaves the teacher alone, 0.0 copies the student."""
+
+
+class Frozen(TeacherUpdate, kind="frozen"):
+    """The teacher stays what it was when the run began."""
+
+    def decay_after(self, step: int) -> float | None:
+        return None
+
+
+class Curriculum(Part):
+    """Which task comes next."""
+
+    @abstractmethod
+    def weight(self, solve_rate: float | None) -> float:
+        """Relative chance of drawing a task, given its running solve rate (None: never tried)."""
+
+
+class Uniform(Curriculum, kind="uniform"):
+    """Every task alike."""
+
+    def weight(self, solve_rate: float | None) -> float:
+        return 1.0
+
+
+class Constraint(Part):
+    """Which weights may move. Applied to the update, not to the gradient."""
+
+    @abstractmethod
+    def trains(self, parameter: str) -> bool:
+        """Whether the parameter of this name may move."""
+
+
+class AllWeights(Constraint, kind="all"):
+    """Full fine-tuning."""
+
+    def trains(self, parameter: str) -> bool:
+        return True
+
+
+class Intervention(Part):
+    """What is changed inside a forward pass, of the sampler's or of a teacher's."""
+
+    on: Literal["sampler", "teacher"] = "teacher"
+    """Whose forward pass."""
+
+    @abstractmethod
+    def hooks(self) -> Mapping[str, Any]:
+        """Settings by module name, for whoever runs the forward pass."""
+
+
+class State(Part):
+    """What lives across steps outside the weights (a skill bank, a replay buffer). Its content lives in the run."""
+
+    @abstractmethod
+    def update(self, content: object, rollouts: Sequence[tuple[Task, Rollout]]) -> object:
+        """The content after a step. A pure function, so that a resumed run continues the same numbers."""
+
+
+class Reduces(BaseModel):
+    """A claim that this recipe becomes another when some of its fields change; one parametrised test checks them all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    to: str
+    """The other recipe's name."""
+    when: dict[str, Any]
+    """Overrides of this recipe under which the claim holds."""
+    given: dict[str, Any] = {}
+    """Overrides of the other recipe."""
+    up_to: Literal["equal", "scale", "gradient", "expectation"] = "equal"
+
+
+class Recipe(BaseModel):
+    """A distillation method. Defaults are identities, so a recipe names only what it changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    paper: str
+    """Where the method comes from."""
+    rollout: SerializeAsAny[RolloutPolicy]
+    contexts: dict[str, SerializeAsAny[Context]] = {}
+    verifier: SerializeAsAny[Verifier] | None = None
+    """None: the verifier that the run's data names."""
+    weights: tuple[SerializeAsAny[Weight], ...] = ()
+    target: SerializeAsAny[Target] | None = None
+    objective: tuple[SerializeAsAny[Term], ...]
+    teacher: SerializeAsAny[TeacherUpdate] = Frozen()
+    curriculum: SerializeAsAny[Curriculum] = Uniform()
+    constraint: SerializeAsAny[Constraint] = AllWeights()
+    interventions: tuple[SerializeAsAny[Intervention], ...] = ()
+    state: dict[str, SerializeAsAny[State]] = {}
+    reduction: Literal["token", "sequence"] = "token"
+    """`token`: every token of the global batch counts alike. `sequence`: every rollout does."""
+    training: dict[str, Any] = {}
+    """The method's vetted training settings (learning rate, steps ...); a run's own settings win."""
+    reduces: tuple[Reduces, ...] = ()
+
+    @model_validator(mode="after")
+    def _composes(self) -> Self:
+        if not self.objective:
+            raise ValueError("objective: a recipe needs at least one term")
+        if taken := sorted(RESERVED & self.contexts.keys()):
+            raise ValueError(f"contexts: {', '.join(taken)} is a reserved name; call the context something else")
+        for index, term in enumerate(self.objective):
+            target = term.target or self.target
+            if not term.targeted:
+                continue
+            if target is None:
+                raise ValueError(f"objective[{index}]: {term.kind} needs a target; set Recipe.target or the term's own")
+            for name in target.uses:
+                if name not in self.contexts and name != "base":
+                    known = ", ".join(sorted(self.contexts)) or "none"
+                    raise ValueError(f"target: '{name}' is not a context of this recipe; it has {known}")
+        if self.teacher.kind != "frozen" and "self" not in self.roles:
+            raise ValueError(
+                f"teacher: '{self.teacher.kind}' moves the student's own weights, but no context asks teacher 'self'. "
+                "Use Frozen(), or set teacher='self' on a context."
+            )
+        return self
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The teacher roles that a run must fill."""
+        return frozenset(context.teacher for context in self.contexts.values())
+
+    @property
+    def support(self) -> Support:
+        """The support that scores must have for every term to be computable."""
+        wants = {term.needs for term in self.objective if term.targeted}
+        return Support.FULL if wants - {Support.SAMPLED} else Support.SAMPLED
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """A validated copy: `recipe.override({"objective": [{"kind": "jsd", "beta": 0.3}]})`.
+
+        Nested mappings are merged (`{"rollout": {"samples": 8}}` keeps the rest of the policy); a mapping that names
+        a different `kind` replaces the part. Raises pydantic's ValidationError, naming the field.
+        """
+        return type(self).model_validate(_merge(self.model_dump(), changes))
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, change in changes.items():
+        held: Any = merged.get(name)
+        if isinstance(change, Mapping) and isinstance(held, dict):
+            nested: dict[str, Any] = held
+            replaces = "kind" in change and change["kind"] != nested.get("kind")
+            merged[name] = dict(change) if replaces else _merge(nested, change)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            merged[name] = change
+    return merged
