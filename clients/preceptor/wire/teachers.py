@@ -1,8 +1,21 @@
-"""Teachers on the wire."""
+"""Teachers on the wire: what one says of itself, how it is registered, what a probe found, what stamps its scores."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL = "1"
+"""The version of the score protocol that this package speaks."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+"""A teacher's name: lower-case letters, digits, dots, dashes and underscores, 63 characters at most."""
+
+Hash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""A content hash."""
 
 
 class Support(StrEnum):
@@ -12,3 +25,176 @@ class Support(StrEnum):
     IDS = "ids"
     TOPK = "topk"
     FULL = "full"
+
+
+class Values(StrEnum):
+    """Which distribution the log-probabilities are of."""
+
+    RAW = "raw"
+    """The model's own, untempered and unfiltered."""
+    PROCESSED = "processed"
+    """After the engine's temperature and filters."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TokenizerCard(_Wire):
+    """Which tokenizer a teacher's ids belong to."""
+
+    fingerprint: Hash
+    """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, special tokens."""
+    vocab_size: int = Field(ge=1)
+    """Rows of the output projection; ids at or above it are refused."""
+    special: dict[str, int] = {}
+    """Ids of the special tokens by role (`eos`, `pad`, `bos`), where the tokenizer has them."""
+    chat_template: Hash | None = None
+    """Hash of the chat template; None: there is none."""
+
+
+class Limits(_Wire):
+    """What one request may ask for."""
+
+    max_tokens: int = Field(ge=1)
+    """Longest context plus completion, in tokens."""
+    max_batch_tokens: int = Field(ge=1)
+    """Most tokens, contexts counted once per completion that follows them, in one request."""
+    max_k: int = Field(ge=0)
+    """Most ids per position for the supports `ids` and `topk`."""
+    max_body_bytes: int = Field(ge=1)
+    """Largest request body."""
+
+
+class HeadCard(_Wire):
+    """The output projection in short: what turns hidden states into logits."""
+
+    hash: Hash
+    """Hash of the body of `GET /v1/head`."""
+    hidden_size: int = Field(ge=1)
+    bias: bool = False
+    """Whether the projection has a bias."""
+    softcap: float | None = None
+    """Soft cap on the logits; None: there is none."""
+    scale: float = 1.0
+    """What the logits are multiplied with."""
+
+
+class Card(_Wire):
+    """What a teacher says of itself: `GET /v1/card`."""
+
+    protocol: Literal["1"] = PROTOCOL
+    teacher: str = Field(min_length=1)
+    """The name the teacher was started under."""
+    model: str
+    """What the teacher runs, in its operator's words."""
+    weights_version: int = Field(ge=0)
+    """Counts up whenever the weights change."""
+    engine: str
+    """Engine and version."""
+    device: str
+    dtype: str
+    tokenizer: TokenizerCard
+    limits: Limits
+    supports: tuple[Support, ...]
+    """The supports that `POST /v1/score` serves."""
+    head: HeadCard | None = None
+    """There where the support `full` is."""
+    generates: bool = False
+    """Whether the completion endpoints are served."""
+    values: Values = Values.RAW
+    """The convention of every log-probability this teacher gives."""
+
+
+class Stamp(_Wire):
+    """Recorded with every score: which teacher, at which version, said it, and how."""
+
+    teacher: str
+    model: str
+    weights_version: int
+    head_hash: Hash | None
+    engine: str
+    device: str
+    dtype: str
+    temperature: float
+    values: Values
+    context_hashes: tuple[Hash, ...]
+    """One per context of the request, in order: the hash of its ids as little-endian int32."""
+    queued_seconds: float
+    computed_seconds: float
+    prefix_hits: int = 0
+    """Contexts whose keys and values came from the prefix cache."""
+
+
+class TeacherKind(StrEnum):
+    """What answers behind a teacher's URL."""
+
+    PRECEPTOR = "preceptor"
+
+
+class TeacherCreate(_Wire):
+    """Register a teacher: `POST /v1/teachers`."""
+
+    name: Name
+    """What runs call it."""
+    url: str = Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048, examples=["http://127.0.0.1:8100"])
+    """Where it answers."""
+    kind: TeacherKind = TeacherKind.PRECEPTOR
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"])
+    """Environment variable that holds the endpoint's key, read by whoever calls. The key itself is never stored."""
+
+
+class TeacherState(StrEnum):
+    """Whether runs may use a teacher."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    """Answers, but its last probe found something wrong."""
+    DRAINING = "draining"
+    """Finishes what runs need and takes no more."""
+    DOWN = "down"
+
+
+class Outcome(StrEnum):
+    """What came of one check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNVERIFIED = "unverified"
+    """Could not be checked from outside."""
+
+
+class ProbeCheck(_Wire):
+    """One claim of a card, held against the teacher's behaviour."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+    """One sentence with the numbers."""
+
+
+class Probe(_Wire):
+    """What was found when a teacher was last looked at."""
+
+    at: datetime
+    ok: bool
+    """Whether no check failed."""
+    latency_ms: float | None = None
+    """Of a one-token score; None: it never answered one."""
+    tokens_per_second: float | None = None
+    checks: tuple[ProbeCheck, ...] = ()
+
+
+class Teacher(_Wire):
+    """A registered teacher."""
+
+    id: str
+    name: Name
+    url: str
+    kind: TeacherKind
+    key_env: str | None
+    state: TeacherState
+    card: Card | None
+    probe: Probe | None
+    created_at: datetime
+    updated_at: datetime
