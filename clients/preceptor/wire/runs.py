@@ -1,0 +1,394 @@
+"""Runs on the wire: what a user asks for, what a worker takes and reports, what everybody reads.
+
+A run is `queued -> running -> succeeded | failed | cancelled`; `running -> queued` when its lease ends;
+`running <-> paused`; `queued -> cancelled`; `failed | cancelled -> queued` on resume.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
+from preceptor.wire.data import DataSpec
+from preceptor.wire.teachers import Card, Stamp
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more happens to it by itself."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class Training(Wire):
+    """The settings of the optimizer and of the loop around it. Defaults < the recipe's own < the user's."""
+
+    steps: int = Field(40, ge=1, le=1_000_000)
+    """Optimizer steps."""
+    batch: int = Field(64, ge=1, le=65_536)
+    """Tasks a step; each is answered `recipe.rollout.samples` times."""
+    learning_rate: float = Field(5e-4, gt=0, le=1.0, allow_inf_nan=False)
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates, each in [0, 1)."""
+    weight_decay: float = Field(0.0, ge=0, le=10, allow_inf_nan=False)
+    """AdamW's decoupled weight decay."""
+    warmup_steps: int = Field(10, ge=0, le=1_000_000)
+    """Steps over which the learning rate rises linearly to its peak."""
+    clip_norm: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Seed of everything random in the run."""
+    microbatch_tokens: int = Field(8192, ge=1, le=2**31 - 1)
+    """Tokens that go through the model at once. Changes memory and speed, never the result."""
+    checkpoint_every: int = Field(10, ge=1, le=1_000_000)
+    """Steps between checkpoints."""
+    evaluate_every: int = Field(10, ge=1, le=1_000_000)
+    """Steps between evaluations. There is always one before the first step and one after the last."""
+    evaluate_items: int = Field(200, ge=0, le=1_000_000)
+    """Held-out tasks an evaluation asks; 0: no evaluation."""
+    samples_kept: int = Field(2, ge=0, le=64)
+    """Rollouts recorded with their per-token scores, a step."""
+    threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of the trainer."""
+
+
+class RunCreate(Wire):
+    """A wish for a run."""
+
+    name: Name | None = None
+    """What to call it; None: a name is made up."""
+    recipe: str = Field(max_length=200)
+    """The recipe's name."""
+    overrides: dict[str, Any] = {}
+    """Changes to the recipe, merged into it: `{"rollout": {"max_tokens": 64}}`."""
+    student: ArtifactId
+    """The model to train: an artifact of kind `model`."""
+    teachers: dict[str, str] = {}
+    """Which registered teacher fills each of the recipe's roles."""
+    data: DataSpec
+    """Where the tasks come from."""
+    training: dict[str, Any] = {}
+    """Changes to the training settings: `{"steps": 100}`."""
+
+
+class CheckpointRef(Wire):
+    """A checkpoint of a run."""
+
+    step: Step
+    """The step after which it was taken."""
+    artifact: ArtifactId
+    """Where it is held."""
+
+
+class RunResult(Wire):
+    """What came of a run."""
+
+    task: str
+    """What the held-out tasks were."""
+    n: Count
+    """How many held-out tasks were asked."""
+    before: float | None
+    """Accuracy before the first step, in [0, 1]; None where nothing was evaluated."""
+    after: float | None
+    """Accuracy after the last step."""
+    gain: float | None
+    """`after - before`."""
+    ci95: tuple[float, float] | None
+    """95% confidence interval of the gain, paired by task."""
+    steps: Step
+    """Optimizer steps done."""
+    train_seconds: float = Field(ge=0)
+    """Seconds spent in steps, evaluation excluded."""
+    model: ArtifactId | None = None
+    """The trained student."""
+
+
+class Run(Wire):
+    """A run."""
+
+    id: str
+    """Its id."""
+    name: str
+    """What people call it."""
+    recipe: str
+    """The recipe's name."""
+    overrides: dict[str, Any]
+    """The user's changes to the recipe."""
+    resolved: dict[str, Any]
+    """The recipe with the changes merged in: what the worker runs."""
+    student: ArtifactId
+    """The model that is trained."""
+    teachers: dict[str, str]
+    """Teacher names, by role."""
+    data: DataSpec
+    """Where the tasks come from."""
+    training: Training
+    """The resolved training settings."""
+    state: RunState
+    """Where it is in its life."""
+    step: Step
+    """Steps recorded so far."""
+    created_at: datetime
+    """When it was submitted."""
+    updated_at: datetime
+    """When anything about it last changed."""
+    started_at: datetime | None = None
+    """When a worker first took it."""
+    finished_at: datetime | None = None
+    """When it ended."""
+    error: Problem | None = None
+    """Why it failed."""
+    result: RunResult | None = None
+    """What came of it."""
+    worker: str | None = None
+    """Who holds the lease, or held the last one."""
+    fence: Count = 0
+    """The fencing number of the last lease: reports with a smaller one are refused."""
+    attempt: Count = 0
+    """How often a worker has taken it up."""
+    checkpoint: CheckpointRef | None = None
+    """Where it would go on from."""
+    cancel_requested: bool = False
+    """Somebody asked for it to be cancelled; the worker has not yet."""
+
+
+class TeacherLedger(Wire):
+    """What went to one teacher and came back, in one step."""
+
+    requests: Count = 0
+    """Score requests over HTTP, retries included."""
+    sequences: Count = 0
+    """Completions scored."""
+    tokens: Count = 0
+    """Completion tokens scored."""
+    bytes_sent: Count = 0
+    """Bytes of request bodies."""
+    bytes_received: Count = 0
+    """Bytes of answers."""
+    head_bytes: Count = 0
+    """Bytes of output projections fetched."""
+    seconds: float = 0.0
+    """Seconds that requests took, added up."""
+    retries: Count = 0
+    """Requests that had to be sent again."""
+    weights_versions: list[int] = []
+    """Weights versions that answered."""
+
+
+class Ledger(Wire):
+    """Where one step's time and traffic went."""
+
+    seconds: dict[str, float] = {}
+    """Seconds, by stage."""
+    tokens: dict[str, int] = {}
+    """Tokens, by what was done with them."""
+    rollouts: Count = 0
+    """Rollouts that were learned from."""
+    contexts: Count = 0
+    """Privileged prompts that were shown, summed over rollouts."""
+    scored_sequences: Count = 0
+    """Scores that arrived: rollouts x contexts where nothing went round the teachers."""
+    stamped_sequences: Count = 0
+    """Those that carried a stamp."""
+    teachers: dict[str, TeacherLedger] = {}
+    """Traffic, by role."""
+
+
+class StepReport(Wire):
+    """One optimizer step."""
+
+    step: int = Field(ge=1, le=STEP_LIMIT)
+    """Which one; the first is 1."""
+    metrics: dict[str, float]
+    """Numbers of this step, by name; `loss` is always among them."""
+    ledger: Ledger = Ledger()
+    """Where its time and traffic went."""
+
+
+class TokenScore(Wire):
+    """One token of a rollout and what everyone thought of it."""
+
+    token: int = Field(ge=0, le=2**31 - 1)
+    """Its id."""
+    text: str
+    """Its text."""
+    student: float
+    """The student's log-probability (natural log) when it wrote the token."""
+    teachers: dict[str, float]
+    """Each context's log-probability of it; a context without an opinion is absent."""
+
+
+class Sample(Wire):
+    """A rollout that was kept to be looked at."""
+
+    step: int = Field(ge=1, le=STEP_LIMIT)
+    """The step it was learned from in."""
+    task_id: str
+    """The task's id."""
+    prompt: str
+    """What the student read."""
+    completion: str
+    """What it wrote."""
+    reward: float
+    """What the verifier gave."""
+    tokens: list[TokenScore]
+    """The completion, token by token."""
+    stamps: dict[str, Stamp]
+    """Who scored it, by context."""
+
+
+class Evaluation(Wire):
+    """The student on held-out tasks."""
+
+    step: Step
+    """After which step; 0: before the first."""
+    n: Count
+    """Tasks asked."""
+    correct: Count
+    """Tasks answered right."""
+    accuracy: float
+    """`correct / n`."""
+    ci95: float
+    """Half-width of the 95% confidence interval of the accuracy."""
+    mean_length: float
+    """Mean completion length, in tokens."""
+    seconds: float
+    """Seconds it took."""
+    hits: list[bool]
+    """Right or wrong, in the order of the tasks: the same tasks at every evaluation of a run."""
+
+
+class LeaseRequest(Wire):
+    """A worker asks for the right to advance a run."""
+
+    worker: str = Field(min_length=1, max_length=200)
+    """Who asks: host and process, say."""
+
+
+class TeacherEndpoint(Wire):
+    """How a worker reaches a teacher of its run."""
+
+    name: str
+    """The teacher's registered name."""
+    url: str
+    """Where it answers."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key; the worker reads its own."""
+    card: Card
+    """What the teacher said of itself when it was last probed."""
+
+
+class LeaseGrant(Wire):
+    """The right to advance a run, until it expires."""
+
+    run: Run
+    """The run, as it is now."""
+    fence: Count
+    """The fencing number: every report carries it."""
+    until: datetime
+    """When the lease ends unless a heartbeat comes."""
+    ttl_seconds: float
+    """How long a heartbeat makes it last. Beat three times in this time, at least."""
+    teachers: dict[str, TeacherEndpoint]
+    """Whom to ask, by role."""
+    recorded_step: Step
+    """Steps up to this one are recorded already; reporting them again is a replay."""
+
+
+class LeaseStatus(Wire):
+    """What a worker is told at every heartbeat and report."""
+
+    until: datetime
+    """When the lease now ends."""
+    cancel: bool = False
+    """Stop within this step, checkpoint, and finish as cancelled."""
+    pause: bool = False
+    """Stop within this step, checkpoint, and wait."""
+
+
+class Heartbeat(Wire):
+    """The worker is alive."""
+
+    fence: Count
+    """The lease's fencing number."""
+
+
+class StepsReport(Wire):
+    """What a worker has done since it last reported."""
+
+    fence: Count
+    """The lease's fencing number."""
+    steps: list[StepReport] = Field(default_factory=list[StepReport], max_length=1000)
+    """Steps, in order. One that is recorded already is a replay: it is compared, not stored again."""
+    samples: list[Sample] = Field(default_factory=list[Sample], max_length=1000)
+    """Rollouts to keep."""
+    evaluations: list[Evaluation] = Field(default_factory=list[Evaluation], max_length=100)
+    """Evaluations."""
+
+
+class CheckpointReport(Wire):
+    """A checkpoint was uploaded."""
+
+    fence: Count
+    """The lease's fencing number."""
+    step: Step
+    """The step after which it was taken."""
+    artifact: ArtifactId
+    """The artifact: kind `checkpoint`, ready."""
+
+
+class Note(Wire):
+    """Something worth telling whoever watches the run."""
+
+    fence: Count
+    """The lease's fencing number."""
+    kind: Literal["note", "resumed", "error"] = "note"
+    """What kind of event it becomes."""
+    data: dict[str, Any]
+    """What there is to say."""
+
+
+class Finish(Wire):
+    """The worker is done with the run."""
+
+    fence: Count
+    """The lease's fencing number."""
+    state: Literal[RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED]
+    """How it ended."""
+    error: Problem | None = None
+    """Why it failed; needed when it did."""
+    result: RunResult | None = None
+    """What came of it; needed when it succeeded."""
+
+
+EventKind = Literal["state", "step", "evaluation", "checkpoint", "resumed", "error", "note"]
+
+
+class Event(Wire):
+    """Something that happened to a run."""
+
+    id: Count
+    """Grows with time: what `Last-Event-ID` names."""
+    run_id: str
+    """The run."""
+    at: datetime
+    """When."""
+    kind: EventKind
+    """What sort of thing."""
+    data: dict[str, Any]
+    """What happened: for `step` a StepReport, for `evaluation` an Evaluation without hits, for `checkpoint` a
+    CheckpointRef, for `state` the states it went `from` and `to` and the `reason`."""
