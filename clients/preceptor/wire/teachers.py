@@ -44,7 +44,7 @@ class TokenizerCard(_Wire):
     """Which tokenizer a teacher's ids belong to."""
 
     fingerprint: Hash
-    """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, special tokens."""
+    """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, specials."""
     vocab_size: int = Field(ge=1)
     """Rows of the output projection; ids at or above it are refused."""
     special: dict[str, int] = {}
