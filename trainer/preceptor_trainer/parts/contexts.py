@@ -1,0 +1,161 @@
+"""The standard contexts: what a teacher is shown before the student's own tokens.
+
+A template is the text that stands in place of the last user message: `{question}` is that message, the other placeholder
+is what this context shows. `wrong=True` is the control arm of an experiment: the same template around corrupted content.
+A method that gains from it, too, is not learning from what the context says.
+"""
+
+from __future__ import annotations
+
+import string
+from abc import abstractmethod
+from collections.abc import Sequence
+from random import Random
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
+
+from preceptor_trainer.recipe import SingleContext
+from preceptor_trainer.views import ContextView, Message, Task
+
+
+class Plain(SingleContext, kind="plain"):
+    """The student's own prompt: for teachers that know more than the student does, and for the no-context control."""
+
+    def messages(self, view: ContextView) -> Sequence[Message]:
+        return view.task.messages
+
+
+class Shown(SingleContext):
+    """A context that shows one piece of text through a template. A task that lacks the text gives no opinion."""
+
+    placeholder: ClassVar[str]
+    """The name that stands in the template for the content."""
+    template: str
+    """The text that replaces the last user message; it holds `{question}` and the content's placeholder once each."""
+    wrong: bool = False
+    """The control arm: show corrupted content (drawn from the view's own random numbers, so the same on resume)."""
+
+    @model_validator(mode="after")
+    def _has_placeholders(self) -> Self:
+        for name in ("question", self.placeholder):
+            if self.template.count(f"{{{name}}}") != 1:
+                raise ValueError(f"template: it must hold {{{name}}} exactly once")
+        return self
+
+    @abstractmethod
+    def content(self, view: ContextView) -> str | None:
+        """What to show, or None when there is nothing."""
+
+    def messages(self, view: ContextView) -> Sequence[Message] | None:
+        content = self.content(view)
+        if not content:
+            return None
+        return _ask(view.task, self.template, self.placeholder, corrupted(content, view.rng) if self.wrong else content)
+
+
+class Reference(Shown, kind="reference"):
+    """A worked solution of this very question (OPSD, arXiv 2601.18734)."""
+
+    placeholder: ClassVar[str] = "reference"
+    columns: ClassVar[tuple[str, ...]] = ("reference",)
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer", "reference"})
+    template: str = (
+        "{question}\n\nHere is a reference solution to this problem:\n{reference}\n\n"
+        "After understanding the reference solution, now solve the problem in your own words."
+    )
+    """The text that replaces the last user message; it holds `{question}` and `{reference}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        return view.task.reference
+
+
+class Demonstration(Shown, kind="demonstration"):
+    """An example reply to the question (SDFT, arXiv 2601.19897)."""
+
+    placeholder: ClassVar[str] = "demonstration"
+    columns: ClassVar[tuple[str, ...]] = ("demonstration",)
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer", "reference"})
+    template: str = (
+        "{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+        "Now answer with a response of your own."
+    )
+    """The text that replaces the last user message; it holds `{question}` and `{demonstration}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        return _column(view.task, "demonstration")
+
+
+class Hint(Shown, kind="hint"):
+    """A nudge: less than a solution."""
+
+    placeholder: ClassVar[str] = "hint"
+    columns: ClassVar[tuple[str, ...]] = ("hint",)
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer", "reference"})
+    template: str = "{question}\n\nHere is a hint:\n{hint}\n\nUse the hint to solve the problem."
+    """The text that replaces the last user message; it holds `{question}` and `{hint}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        return _column(view.task, "hint")
+
+
+class PeerSuccess(Shown, kind="peer_success"):
+    """Another rollout of the group that the verifier accepted, never the scored one itself (SDPO, arXiv 2601.20802).
+
+    No opinion where no other rollout succeeded. Which of several is drawn from the view's random numbers.
+    """
+
+    placeholder: ClassVar[str] = "peer"
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
+    template: str = "{question}\n\nCorrect solution:\n\n{peer}\n\nCorrectly solve the original question."
+    """The text that replaces the last user message; it holds `{question}` and `{peer}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        others = [other for other in view.group if other.index != view.rollout.index]
+        successes = [other.text for other in others if other.verdict is not None and other.verdict.correct]
+        return view.rng.choice(successes) if successes else None
+
+
+def corrupted(text: str, rng: Random) -> str:
+    """The text with its content made wrong and its form kept.
+
+    Where there are numbers, every digit becomes another one. Where there are none, every letter does, except in what a
+    line says up to its last colon ("The answer is: "). Raises ValueError for a text with neither digit nor letter.
+    """
+    if any(char in string.digits for char in text):
+        return "".join(_other(char, string.digits, rng) if char in string.digits else char for char in text)
+    lines = [_corrupted_line(line, rng) for line in text.split("\n")]
+    if (changed := "\n".join(lines)) == text:
+        raise ValueError(f"{text!r} has neither a digit nor a letter that could be made wrong")
+    return changed
+
+
+def _corrupted_line(line: str, rng: Random) -> str:
+    cut = line.rfind(":") + 1
+    if not any(char.isalpha() for char in line[cut:]):
+        cut = 0
+    alphabets = [string.ascii_lowercase, string.ascii_uppercase]
+    return line[:cut] + "".join(
+        _other(char, alphabets[char.isupper()], rng) if char.isalpha() else char for char in line[cut:]
+    )
+
+
+def _other(char: str, alphabet: str, rng: Random) -> str:
+    return rng.choice([each for each in alphabet if each != char])
+
+
+def _column(task: Task, name: str) -> str | None:
+    value: Any = task.columns.get(name)
+    return None if value is None else str(value)
+
+
+def _ask(task: Task, template: str, placeholder: str, content: str) -> tuple[Message, ...]:
+    """The task's messages with the template in place of the last user message."""
+    last = max(index for index, message in enumerate(task.messages) if message["role"] == "user")
+    pieces = {f"{{{placeholder}}}": content, "{question}": task.messages[last]["content"]}
+    # One pass over the template, so that braces in the question or the content are text and no placeholder.
+    first, second = sorted(pieces, key=template.index)
+    head, rest = template.split(first, 1)
+    middle, tail = rest.split(second, 1)
+    asked = Message(role="user", content=head + pieces[first] + middle + pieces[second] + tail)
+    return (*task.messages[:last], asked, *task.messages[last + 1 :])

@@ -1,0 +1,44 @@
+"""Procedural tasks, one file each; a task's name is its module's name.
+
+    load("spell_backward", {"max_word_len": 6}).train(step=0, batch=64, seed=0)
+
+A module of this folder defines `TASK`, a `ProceduralTask` class whose fields are the task's options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from pydantic import ValidationError
+
+from preceptor_trainer.tasks._procedural import ProceduralTask, Split, question_id, split_of
+
+__all__ = ["ProceduralTask", "Split", "load", "names", "question_id", "split_of"]
+
+
+def names() -> list[str]:
+    """Every task there is, sorted."""
+    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str, options: Mapping[str, Any] | None = None) -> ProceduralTask:
+    """The task of this name, with its options checked. Raises ValueError with a sentence that names what is wrong."""
+    if name not in names():
+        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(names())}")
+    kind: type[ProceduralTask] = import_module(f"{__name__}.{name}").TASK
+    try:
+        return kind.model_validate(dict(options or {}))
+    except ValidationError as error:
+        raise ValueError(f"task {name!r}: {_sentence(kind, error)}") from error
+
+
+def _sentence(kind: type[ProceduralTask], error: ValidationError) -> str:
+    first = error.errors()[0]
+    option = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"it has no option {option!r}; it has {', '.join(sorted(kind.model_fields))}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"option {option!r}: {message}" if option else message
