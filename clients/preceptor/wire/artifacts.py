@@ -6,6 +6,7 @@ import hashlib
 import json
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -40,7 +41,7 @@ class ArtifactFile(Wire):
     def _stays_inside(cls, path: str) -> str:
         parts = path.split("/")
         if any(part in ("", ".", "..") for part in parts) or PurePosixPath(path).is_absolute():
-            raise ValueError(f"{path!r} is not a plain relative path; give it without '..', '.', empty parts or a leading '/'")
+            raise ValueError(f"{path!r} is not a plain relative path; write it without '..', '.' or a leading '/'")
         if any(ord(char) < 32 or char in '\\:*?"<>|\x7f' for char in path):
             raise ValueError(f"{path!r} holds a character that a file name cannot have everywhere; rename the file")
         return path
@@ -59,7 +60,7 @@ class Manifest(Wire):
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
         paths = sorted(each.path for each in self.files)
-        for left, right in zip(paths, paths[1:], strict=False):
+        for left, right in pairwise(paths):
             if left == right:
                 raise ValueError(f"files: {left!r} is listed twice; list each file once")
         folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
@@ -71,7 +72,8 @@ class Manifest(Wire):
     @property
     def id(self) -> str:
         """`sha256:` and the hash of the manifest's canonical JSON: sorted keys, no spaces, files in order of path."""
-        files = sorted(({"path": f.path, "sha256": f.sha256, "size": f.size} for f in self.files), key=lambda f: str(f["path"]))
+        by_path = sorted(self.files, key=lambda each: each.path)
+        files = [{"path": each.path, "sha256": each.sha256, "size": each.size} for each in by_path]
         canonical = {"files": files, "kind": self.kind.value, "name": self.name}
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

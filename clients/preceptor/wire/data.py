@@ -16,7 +16,7 @@ class TaskSource(Wire):
     """Says that this is a procedural task."""
     task: str = Field(max_length=200)
     """The task's name, e.g. `spell_backward`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The task's own settings, e.g. `{"min_word_len": 3}`."""
 
 
@@ -27,9 +27,9 @@ class DatasetSource(Wire):
     """Says that this is a dataset."""
     artifact: ArtifactId
     """The dataset's artifact."""
-    columns: dict[str, str] = {}
-    """Which column plays which part: `{"answer": "solution"}` reads `answer` from the column `solution`.
-    The parts are `prompt` or `messages`, `answer`, `reference`; one that is not named here has the column of its own name."""
+    columns: dict[str, str] = Field(default_factory=dict[str, str])
+    """Which column plays which part: `{"answer": "solution"}` reads `answer` from the column `solution`. The parts are
+    `prompt` or `messages`, `answer`, `reference`; one that is not named here has the column of its own name."""
     verifier: str = Field("exact", max_length=100)
     """How a completion is judged, by name: `exact`, `math-verify` ..."""
     held_out: float = Field(0.1, ge=0.0, lt=1.0)

@@ -73,15 +73,15 @@ class RunCreate(Wire):
     """What to call it; None: a name is made up."""
     recipe: str = Field(max_length=200)
     """The recipe's name."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Changes to the recipe, merged into it: `{"rollout": {"max_tokens": 64}}`."""
     student: ArtifactId
     """The model to train: an artifact of kind `model`."""
-    teachers: dict[str, str] = {}
+    teachers: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher fills each of the recipe's roles."""
     data: DataSpec
     """Where the tasks come from."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Changes to the training settings: `{"steps": 100}`."""
 
 
@@ -185,16 +185,16 @@ class TeacherLedger(Wire):
     """Seconds that requests took, added up."""
     retries: Count = 0
     """Requests that had to be sent again."""
-    weights_versions: list[int] = []
+    weights_versions: list[int] = Field(default_factory=list[int])
     """Weights versions that answered."""
 
 
 class Ledger(Wire):
     """Where one step's time and traffic went."""
 
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict[str, float])
     """Seconds, by stage."""
-    tokens: dict[str, int] = {}
+    tokens: dict[str, int] = Field(default_factory=dict[str, int])
     """Tokens, by what was done with them."""
     rollouts: Count = 0
     """Rollouts that were learned from."""
@@ -204,7 +204,7 @@ class Ledger(Wire):
     """Scores that arrived: rollouts x contexts where nothing went round the teachers."""
     stamped_sequences: Count = 0
     """Those that carried a stamp."""
-    teachers: dict[str, TeacherLedger] = {}
+    teachers: dict[str, TeacherLedger] = Field(default_factory=dict[str, TeacherLedger])
     """Traffic, by role."""
 
 

@@ -60,7 +60,7 @@ class Usefulness(Wire):
 
     shown: Count = 0
     """How often a teacher was shown it."""
-    gain: float | None = Field(None, allow_inf_nan=False)
+    gain: float | None = Field(default=None, allow_inf_nan=False)
     """Mean change of the reward where it was shown; None: never measured."""
 
 
@@ -93,4 +93,4 @@ class SkillHit(Wire):
     skill: Skill
     """The skill."""
     score: float
-    """How well its words match: the BM25 score over the version searched. Higher is better; only order has a meaning."""
+    """How well its words match: BM25 over the version searched. Higher is better; only the order has a meaning."""
