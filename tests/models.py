@@ -1,4 +1,4 @@
-"""A real transformers model folder in a second: Qwen3 architecture, random weights, its own tokenizer and chat template.
+"""A real transformers model folder in a second: Qwen3, random weights, its own tokenizer and chat template.
 
 `preceptor_trainer.model.load_model` and everything above it see what they would see of a downloaded model. The numbers
 mean nothing; the shapes, files, masks and positions are real.

@@ -6,13 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from preceptor.wire.common import Name, Wire
 
 PROTOCOL = "1"
 """The version of the score protocol that this package speaks."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-"""A teacher's name: lower-case letters, digits, dots, dashes and underscores, 63 characters at most."""
 
 Hash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """A content hash."""
@@ -36,24 +35,20 @@ class Values(StrEnum):
     """After the engine's temperature and filters."""
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TokenizerCard(_Wire):
+class TokenizerCard(Wire):
     """Which tokenizer a teacher's ids belong to."""
 
     fingerprint: Hash
     """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, specials."""
     vocab_size: int = Field(ge=1)
     """Rows of the output projection; ids at or above it are refused."""
-    special: dict[str, int] = {}
+    special: dict[str, int] = Field(default_factory=dict[str, int])
     """Ids of the special tokens by role (`eos`, `pad`, `bos`), where the tokenizer has them."""
     chat_template: Hash | None = None
     """Hash of the chat template; None: there is none."""
 
 
-class Limits(_Wire):
+class Limits(Wire):
     """What one request may ask for."""
 
     max_tokens: int = Field(ge=1)
@@ -66,7 +61,7 @@ class Limits(_Wire):
     """Largest request body."""
 
 
-class HeadCard(_Wire):
+class HeadCard(Wire):
     """The output projection in short: what turns hidden states into logits."""
 
     hash: Hash
@@ -80,7 +75,7 @@ class HeadCard(_Wire):
     """What the logits are multiplied with."""
 
 
-class Card(_Wire):
+class Card(Wire):
     """What a teacher says of itself: `GET /v1/card`."""
 
     protocol: Literal["1"] = PROTOCOL
@@ -106,7 +101,7 @@ class Card(_Wire):
     """The convention of every log-probability this teacher gives."""
 
 
-class Stamp(_Wire):
+class Stamp(Wire):
     """Recorded with every score: which teacher, at which version, said it, and how."""
 
     teacher: str
@@ -132,7 +127,7 @@ class TeacherKind(StrEnum):
     PRECEPTOR = "preceptor"
 
 
-class TeacherCreate(_Wire):
+class TeacherCreate(Wire):
     """Register a teacher: `POST /v1/teachers`."""
 
     name: Name
@@ -164,7 +159,7 @@ class Outcome(StrEnum):
     """Could not be checked from outside."""
 
 
-class ProbeCheck(_Wire):
+class ProbeCheck(Wire):
     """One claim of a card, held against the teacher's behaviour."""
 
     name: str
@@ -173,7 +168,7 @@ class ProbeCheck(_Wire):
     """One sentence with the numbers."""
 
 
-class Probe(_Wire):
+class Probe(Wire):
     """What was found when a teacher was last looked at."""
 
     at: datetime
@@ -185,7 +180,7 @@ class Probe(_Wire):
     checks: tuple[ProbeCheck, ...] = ()
 
 
-class Teacher(_Wire):
+class Teacher(Wire):
     """A registered teacher."""
 
     id: str
