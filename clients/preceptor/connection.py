@@ -1,7 +1,7 @@
 """One way to the control plane: the key, deadlines, bounded retries, and errors with names.
 
-Retried, with jitter: connections that were refused (nothing was sent), 429 and 503 (nothing was done), and, for requests
-that may be made twice, answers that never came. Everything else is raised at once.
+Retried, with jitter: connections that were refused (nothing was sent), 429 and 503 (nothing was done), and, for
+requests that may be made twice, answers that never came. Everything else is raised at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -129,7 +129,7 @@ class Connection:
     @contextmanager
     def stream(
         self, path: str, *, params: Params | None = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[httpx.Response]:
+    ) -> Generator[httpx.Response]:
         """GET with the body still to be read. One attempt: whoever reads knows where to go on."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:

@@ -16,7 +16,7 @@ class Frame:
 
 
 def frames(lines: Iterable[str]) -> Iterator[Frame]:
-    """Parse the lines of a `text/event-stream`. A frame that is cut off at the end is dropped, as the standard has it."""
+    """Parse the lines of a `text/event-stream`. A frame cut off at the end is dropped, as the standard has it."""
     event, data, last_id = "message", list[str](), None
     for line in lines:
         if not line:

@@ -58,8 +58,8 @@ class Training(Wire):
     """Steps between checkpoints."""
     evaluate_every: int = Field(10, ge=1, le=1_000_000)
     """Steps between evaluations. There is always one before the first step and one after the last."""
-    evaluate_items: int = Field(200, ge=0, le=1_000_000)
-    """Held-out tasks an evaluation asks; 0: no evaluation."""
+    evaluate_items: int = Field(200, ge=2, le=1_000_000)
+    """Held-out tasks an evaluation asks."""
     samples_kept: int = Field(2, ge=0, le=64)
     """Rollouts recorded with their per-token scores, a step."""
     threads: int = Field(1, ge=1, le=1024)
@@ -101,13 +101,13 @@ class RunResult(Wire):
     """What the held-out tasks were."""
     n: Count
     """How many held-out tasks were asked."""
-    before: float | None
-    """Accuracy before the first step, in [0, 1]; None where nothing was evaluated."""
-    after: float | None
+    before: float
+    """Accuracy before the first step, in [0, 1]."""
+    after: float
     """Accuracy after the last step."""
-    gain: float | None
+    gain: float
     """`after - before`."""
-    ci95: tuple[float, float] | None
+    ci95: tuple[float, float]
     """95% confidence interval of the gain, paired by task."""
     steps: Step
     """Optimizer steps done."""
