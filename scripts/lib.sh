@@ -17,14 +17,14 @@ setup() {
         echo "Making .venv with $("$python" --version)" >&2
         # Debian ships venv without ensurepip: there the outer pip puts pip into the new environment.
         "$python" -m venv --clear .venv 2>/dev/null || {
-            "$python" -m venv --clear --without-pip .venv && "$python" -m pip -q --python .venv/bin/python install pip
+            "$python" -m venv --clear --without-pip .venv && "$python" -m pip -qq --python .venv/bin/python install pip
         }
     fi
     export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH" PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
     if { pwd && cat pyproject.toml; } | cmp -s - "$stamp"; then return; fi
     echo "Installing preceptor[$extras] into .venv (minutes at first, seconds later)" >&2
     # torch comes first and by its exact version, so that no other requirement makes pip choose another build of it.
-    case ",$extras," in *,trainer,*) python -m pip install -q "torch==2.13.0" ;; esac
-    python -m pip install -q -e ".[$extras]"
+    case ",$extras," in *,trainer,*) python -m pip install -qq "torch==2.13.0" ;; esac
+    python -m pip install -qq -e ".[$extras]"
     { pwd && cat pyproject.toml; } >"$stamp"
 }

@@ -15,15 +15,20 @@ pytestmark = pytest.mark.compose
 SERVICES = ("db", "broker", "api", "teacher", "trainer")
 
 
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def compose(*arguments: str) -> str:
-    return subprocess.run(["docker", "compose", *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(
+        ["docker", "compose", *arguments], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
 
 
 def containers() -> dict[str, dict[str, Any]]:
     """What the engine says of every container of the stack, by service."""
-    ids = compose("ps", "-q").split()
-    said = subprocess.run(["docker", "inspect", *ids], check=True, capture_output=True, text=True, timeout=60).stdout
-    return {c["Config"]["Labels"]["com.docker.compose.service"]: c for c in json.loads(said)}
+    found = json.loads(docker("inspect", *compose("ps", "-q").split()))
+    return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +61,22 @@ def test_nothing_can_gain_privileges_or_write_its_image() -> None:
 
 def test_no_secret_shows_in_what_the_engine_tells() -> None:
     told = json.dumps(containers())
-    for service, name in [("db", "db/password"), ("broker", "broker/password"), ("api", "admin/key"), ("teacher", "teacher/key")]:
+    for service, name in [
+        ("db", "db/password"),
+        ("broker", "broker/password"),
+        ("api", "admin/key"),
+        ("teacher", "teacher/key"),
+    ]:
         assert secret(service, name) not in told, name
 
 
 def test_secrets_reach_only_those_who_need_them() -> None:
     mounts = {
-        service: {mount["Destination"].rpartition("/")[2] for mount in container["Mounts"] if "/secrets/" in mount["Destination"]}
+        service: {
+            mount["Destination"].rpartition("/")[2]
+            for mount in container["Mounts"]
+            if "/secrets/" in mount["Destination"]
+        }
         for service, container in containers().items()
         if service in SERVICES
     }
@@ -76,7 +90,10 @@ def test_secrets_reach_only_those_who_need_them() -> None:
 
 
 def test_only_the_api_is_published() -> None:
-    published = {s: [b["HostIp"] for p in c["NetworkSettings"]["Ports"].values() for b in p or []] for s, c in containers().items()}
+    published = {
+        s: [b["HostIp"] for p in c["NetworkSettings"]["Ports"].values() for b in p or []]
+        for s, c in containers().items()
+    }
     assert published.pop("api") == ["127.0.0.1"]
     assert not any(published.values())
 

