@@ -1,0 +1,68 @@
+"""The `preceptor` command: what people type, on top of the SDK.
+
+Exit codes: 0 done; 1 it failed (a run that ended failed included); 2 the command line or the request is at fault;
+3 nobody answers; 4 the key is missing, wrong or too weak; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from preceptor.cli import artifacts, keys, output, recipes, runs, teachers
+from preceptor.errors import PreceptorError
+
+COMMANDS_GROUP = "preceptor.commands"
+"""Entry points that add commands: `register(app)`. Loading one imports nothing heavy."""
+
+
+def create_app() -> typer.Typer:
+    """The whole command, with what installed packages contribute."""
+    app = typer.Typer(
+        name="preceptor",
+        help="On-policy distillation, self-hosted: students learn on what they write, teachers say how likely it was.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.add_typer(teachers.app, name="teachers")
+    app.add_typer(runs.app, name="runs")
+    app.add_typer(recipes.app, name="recipes")
+    app.add_typer(artifacts.app, name="artifacts")
+    app.add_typer(keys.app, name="keys")
+    contributed = entry_points(group=COMMANDS_GROUP)
+    for each in contributed:
+        each.load()(app)
+    if not contributed:
+        _add_missing(app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the `preceptor` script. Never shows a traceback for an error that Preceptor raised on purpose."""
+    try:
+        create_app()()
+    except PreceptorError as error:
+        output.complain(error, as_json="--json" in sys.argv)
+        raise SystemExit(output.exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _add_missing(app: typer.Typer) -> None:
+    """Where no package contributes the commands that start a process, say which one would."""
+    for name in ("up", "api", "worker", "teacher"):
+
+        @app.command(
+            name,
+            help="Starts a process: needs the extra `services`, which is not installed.",
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )
+        def missing(name: str = name) -> None:  # pyright: ignore[reportUnusedFunction]
+            output.needs_extra(f"`preceptor {name}`", "services,trainer")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""A run written down: a TOML file that says what `RunCreate` says, with folders and files where that has artifacts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from preceptor.cli.models import artifact_name, is_artifact, model_artifact
+from preceptor.client import Client
+from preceptor.errors import Invalid
+from preceptor.wire.artifacts import ArtifactKind
+from preceptor.wire.common import Name, Wire
+from preceptor.wire.data import DatasetSource, TaskSource
+from preceptor.wire.runs import RunCreate
+
+
+class FileSource(Wire):
+    """A user's own rows, as a file here or as an artifact."""
+
+    kind: Literal["dataset"] = "dataset"
+    """Says that these are the user's rows."""
+    file: str
+    """A JSONL or Parquet file, a folder of them, or `sha256:...`. A relative path is taken from the run's file."""
+    columns: dict[str, str] = Field(default_factory=dict[str, str])
+    """Which column plays which part."""
+    verifier: str = "exact"
+    """How a completion is judged."""
+    held_out: float = 0.1
+    """Share of the rows that is never trained on."""
+
+
+class RunFile(Wire):
+    """What a run's TOML file holds. Tables: `[teachers]`, `[data]`, `[training]`, `[overrides]`."""
+
+    name: Name | None = None
+    """What to call the run."""
+    recipe: str
+    """The recipe's name."""
+    overrides: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Changes to the recipe."""
+    student: str
+    """The model to train: a folder (relative to this file), an artifact, `hub:org/name@revision`, or a known name."""
+    teachers: dict[str, str] = Field(default_factory=dict[str, str])
+    """Which registered teacher fills each role."""
+    data: Annotated[TaskSource | FileSource, Field(discriminator="kind")]
+    """Where the tasks come from."""
+    training: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Changes to the training settings."""
+
+
+def load_run_file(path: Path, changes: dict[str, Any], *, task: str | None = None) -> RunFile:
+    """The file with changes merged in (nested tables too), or with another task. Raises Invalid, naming the field."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}.", field="file", remedy="Correct the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{path} is not TOML: {error}.", field="file", remedy="Correct the file.") from error
+    return parse_run(merged(content, changes), task=task, where=str(path))
+
+
+def parse_run(content: dict[str, Any], *, where: str, task: str | None = None) -> RunFile:
+    """A run from plain values; `task` takes the place of its data. Raises Invalid with the first fault."""
+    if task is not None:
+        content = {**content, "data": {"kind": "task", "task": task}}
+    try:
+        return RunFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in ("task", "dataset"))
+        raise Invalid(
+            f"{where}: {field or 'the run'}: {first['msg']}.",
+            field=field or None,
+            remedy="Correct it in the file or on the command line; `examples/` has runs to start from.",
+        ) from None
+
+
+def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
+    """The wish for a run, with the student's folder and the data's file pushed as artifacts."""
+    data = file.data
+    if isinstance(data, FileSource):
+        data = DatasetSource(
+            artifact=_dataset(client, data.file, base),
+            columns=data.columns,
+            verifier=data.verifier,
+            held_out=data.held_out,
+        )
+    return RunCreate(
+        name=file.name,
+        recipe=file.recipe,
+        overrides=file.overrides,
+        student=model_artifact(client, file.student, base=base),
+        teachers=file.teachers,
+        data=data,
+        training=file.training,
+    )
+
+
+def assignments(pairs: list[str], *, under: str | None = None) -> dict[str, Any]:
+    """`["training.steps=5", "overrides.rollout.samples=2"]` as nested tables; a value is read as TOML, else as text.
+
+    Raises Invalid where there is no `=`.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        if not equals or not path:
+            raise Invalid(f"{pair!r} sets nothing.", remedy="Write name=value, for example training.steps=5.")
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        for part in reversed((f"{under}.{path}" if under else path).split(".")):
+            value = {part: value}
+        result = merged(result, value)
+    return result
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` over it, table by table."""
+    result = dict(base)
+    for name, value in changes.items():
+        held = result.get(name)
+        if isinstance(held, dict) and isinstance(value, dict):
+            value = merged(held, value)  # pyright: ignore[reportUnknownArgumentType]
+        result[name] = value
+    return result
+
+
+def _dataset(client: Client, file: str, base: Path) -> str:
+    if is_artifact(file):
+        return file
+    path = base / Path(file).expanduser()
+    if not path.exists():
+        raise Invalid(
+            f"The data {file!r} is not there ({path.resolve()}).",
+            field="data.file",
+            remedy="Give a JSONL or Parquet file, a folder of them, or sha256:... .",
+        )
+    return client.artifacts.push(path, ArtifactKind.DATASET, artifact_name(path.stem))

@@ -1,0 +1,183 @@
+"""`preceptor runs`: start a training, watch it, stop it, take it up again."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from preceptor.cli import output
+from preceptor.cli.plots import picture, plots_installed, terminal_plot
+from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run, to_create
+from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
+from preceptor.cli.watch import Watch, describe_result
+from preceptor.client import Client
+from preceptor.wire.runs import Run, RunState
+
+app = typer.Typer(help="Start, watch and stop trainings.", no_args_is_help=True)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+
+
+@app.command()
+def start(
+    file: Annotated[Path | None, typer.Argument(help="A run written as TOML; every option below overrides it.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The method.")] = None,
+    student: Annotated[str | None, typer.Option(help="A model folder, artifact, `hub:...` or known name.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(metavar="ROLE=NAME", help="Who fills a role; repeat.")] = None,
+    task: Annotated[str | None, typer.Option(help="A procedural task, instead of the file's data.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Any field, e.g. training.steps=100; may be repeated."),
+    ] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run, however often.")] = None,
+    watch_: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: output.Json = False,
+) -> None:
+    """Start a run. A student's folder and a data file are pushed as artifacts first."""
+    plain = {"recipe": recipe, "student": student, "name": name}
+    changes: dict[str, Any] = {option: value for option, value in plain.items() if value is not None}
+    changes = merged(merged(changes, assignments(teacher or [], under="teachers")), assignments(set_ or []))
+    if file is not None:
+        wish = load_run_file(file, changes, task=task)
+    else:
+        wish = parse_run(changes, task=task, where="the command line")
+    with connect(url, key_file) as client:
+        create = to_create(wish, client, base=file.parent if file else Path())
+        run = client.runs.start(create, idempotency_key=idempotency_key)
+        if watch_:
+            return _watch(client, run, as_json)
+    if as_json:
+        return output.show_json(run)
+    output.console.print(f"Run {run.id} ({run.name}) is {output.cell(run.state.value)}.")
+    output.console.print(f"Watch it: preceptor runs watch {run.id}", highlight=False)
+
+
+@app.command("list")
+def list_(
+    state: Annotated[RunState | None, typer.Option(help="Only those in this state.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Only those of this recipe.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 50,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: output.Json = False,
+) -> None:
+    """Runs, newest first."""
+    with connect(url, key_file) as client:
+        runs = list(islice(client.runs.list(state=state, recipe=recipe), limit))
+    if as_json:
+        return output.show_json(runs)
+    rows = [
+        (run.id, run.name, run.recipe, run.state.value, f"{run.step}/{run.training.steps}", _gain(run), run.created_at)
+        for run in runs
+    ]
+    empty = "No runs yet: `preceptor runs start run.toml`."
+    output.show_table(("id", "name", "recipe", "state", "step", "held-out", "made"), rows, empty=empty)
+
+
+@app.command()
+def show(
+    run_id: RunId,
+    plot: Annotated[bool, typer.Option(help="Draw its curves in the terminal (extra `plots`).")] = True,
+    png: Annotated[Path | None, typer.Option(help="Draw its curves into this file.")] = None,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: output.Json = False,
+) -> None:
+    """One run: what it is, how far it is, what came of it."""
+    with connect(url, key_file) as client:
+        run = client.runs.get(run_id)
+        if as_json:
+            return output.show_json(run)
+        output.show_facts(
+            {
+                "id": run.id,
+                "name": run.name,
+                "state": run.state.value,
+                "recipe": run.recipe,
+                "student": run.student,
+                "teachers": ", ".join(f"{role}: {name}" for role, name in run.teachers.items()) or None,
+                "data": getattr(run.data, "task", None) or getattr(run.data, "artifact", None),
+                "step": f"{run.step} of {run.training.steps}",
+                "worker": run.worker and f"{run.worker} (attempt {run.attempt}, fence {run.fence})",
+                "checkpoint": run.checkpoint and f"step {run.checkpoint.step}, {run.checkpoint.artifact}",
+                "made": run.created_at,
+                "ended": run.finished_at,
+                "model": run.result and run.result.model,
+            }
+        )
+        if run.state.ended:
+            output.console.print(describe_result(run))
+        if plot or png:
+            _draw(client, run, png, plot=plot)
+
+
+@app.command()
+def watch(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
+    """Watch a run until it ends, across disconnects. With --json: one event a line, the run last.
+
+    Exit code 1 when the run failed or was cancelled.
+    """
+    with connect(url, key_file) as client:
+        _watch(client, client.runs.get(run_id), as_json)
+
+
+@app.command()
+def cancel(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
+    """Cancel a run: at once while it is queued, within one step (with a checkpoint) while it is running."""
+    with connect(url, key_file) as client:
+        run = client.runs.cancel(run_id)
+    if as_json:
+        return output.show_json(run)
+    soon = "" if run.state.ended else "; it stops within one step and leaves a checkpoint"
+    output.console.print(f"Run {run.id} is {output.cell(run.state.value)}{soon}.")
+
+
+@app.command()
+def resume(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
+    """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+    with connect(url, key_file) as client:
+        run = client.runs.resume(run_id)
+    if as_json:
+        return output.show_json(run)
+    start_ = f"from step {run.checkpoint.step}" if run.checkpoint else "from the beginning"
+    output.console.print(f"Run {run.id} is {output.cell(run.state.value)}; it goes on {start_}.")
+
+
+def _watch(client: Client, run: Run, as_json: bool) -> None:
+    if as_json:
+        for event in client.runs.events(run.id):
+            output.show_json(event)
+        run = client.runs.get(run.id)
+        output.show_json(run)
+    else:
+        with Watch(run, output.console) as board:
+            for event in client.runs.events(run.id):
+                board.show(event)
+        run = client.runs.get(run.id)
+        output.console.print(describe_result(run))
+        _draw(client, run, None, plot=run.state is RunState.SUCCEEDED)
+    if run.state is not RunState.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def _draw(client: Client, run: Run, png: Path | None, *, plot: bool) -> None:
+    steps, evaluations = list(client.runs.metrics(run.id)), client.runs.evaluations(run.id)
+    if plot and not plots_installed():
+        output.console.print("For curves here: pip install 'preceptor[plots]'", style="dim")
+    elif plot and (text := terminal_plot(steps, evaluations, colour=output.console.is_terminal)):
+        output.console.out(f"\n{text}", highlight=False)
+    if png is not None:
+        output.console.print(f"Curves: {escape(str(picture(steps, evaluations, run.name, png)))}", soft_wrap=True)
+
+
+def _gain(run: Run) -> str | None:
+    if run.result is None:
+        return None
+    return f"{output.percent(run.result.before)} -> {output.percent(run.result.after)}"

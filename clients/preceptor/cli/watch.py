@@ -1,0 +1,96 @@
+"""A run as it happens: a bar, the last step's numbers, and a line for everything that is not a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from preceptor.cli.output import cell, percent
+from preceptor.wire.runs import Evaluation, Event, Run, RunState, StepReport
+
+
+class Watch:
+    """Draws a run's events. A context: the bar is there while it is open."""
+
+    def __init__(self, run: Run, console: Console) -> None:
+        self._run = run
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._bar = self._progress.add_task(run.name, total=run.training.steps, numbers="waiting for a worker")
+        self._accuracy: float | None = None
+        self.steps: list[StepReport] = []
+        self.evaluations: list[Evaluation] = []
+
+    def __enter__(self) -> Watch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        if event.kind == "step":
+            self._step(StepReport.model_validate(event.data))
+        elif event.kind == "evaluation":
+            self._evaluation(event.data)
+        else:
+            self._progress.console.print(describe(event))
+
+    def _step(self, report: StepReport) -> None:
+        self.steps.append(report)
+        numbers = [f"loss {report.metrics['loss']:.4f}"]
+        if self._accuracy is not None:
+            numbers.append(f"held-out {percent(self._accuracy)}")
+        if (speed := report.metrics.get("tokens_per_second")) is not None:
+            numbers.append(f"{speed:,.0f} tokens/s")
+        self._progress.update(self._bar, completed=report.step, numbers=" · ".join(numbers))
+
+    def _evaluation(self, data: dict[str, Any]) -> None:
+        evaluation = Evaluation.model_validate({"hits": [], **data})
+        self.evaluations.append(evaluation)
+        self._accuracy = evaluation.accuracy
+        self._progress.console.print(
+            f"step {evaluation.step:>4}  held-out accuracy [bold]{percent(evaluation.accuracy)}[/] "
+            f"± {100 * evaluation.ci95:.1f} ({evaluation.correct} of {evaluation.n})"
+        )
+
+
+def describe(event: Event) -> str:
+    """An event that is neither a step nor an evaluation, in one line."""
+    data = event.data
+    if event.kind == "state":
+        reason = f" ({escape(str(data['reason']))})" if data.get("reason") else ""
+        return f"{cell(data['to'])}{reason}"
+    if event.kind == "checkpoint":
+        return f"step {data['step']:>4}  checkpoint {data['artifact'][:19]}"
+    if event.kind == "resumed":
+        difference = data.get("largest_difference")
+        same = "" if difference is None else f"; recomputed steps differ by {difference:.3g} at most"
+        return f"resumed after step {data['from_step']}, recorded up to step {data['recorded_step']}{same}"
+    text = data.get("detail") or data.get("text") or ", ".join(f"{name}: {value}" for name, value in data.items())
+    return f"{event.kind}: {escape(str(text))}"
+
+
+def describe_result(run: Run) -> str:
+    """What came of a run, in one line."""
+    result = run.result
+    if run.state is not RunState.SUCCEEDED or result is None:
+        detail = f": {run.error.detail} {run.error.remedy or ''}" if run.error else ""
+        return f"{cell(run.state.value)} after step {run.step}{escape(detail)}"
+    gain, low, high = (100 * share for share in (result.gain, *result.ci95))
+    return (
+        f"{cell('succeeded')}: {escape(result.task)} {percent(result.before)} -> [bold]{percent(result.after)}[/] on "
+        f"{result.n} held-out tasks (gain {gain:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}), "
+        f"{result.steps} steps in {result.train_seconds:.0f} s"
+    )

@@ -1,0 +1,172 @@
+"""The commands that start a process: what this package adds to `preceptor`. Loading this file imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from preceptor.cli import output
+from preceptor.cli.models import model_folder
+from preceptor.errors import Invalid, PreceptorError
+
+if TYPE_CHECKING:
+    from preceptor_services.supervisor import Happening
+    from preceptor_services.up import Ready
+
+SHIPPED_MODEL = "tiny"
+"""The model that comes with Preceptor, by the name that the trainer knows it under."""
+
+Home = Annotated[Path, typer.Option(help="Where everything lies that is kept: database, artifacts, logs.")]
+
+teacher = typer.Typer(help="The teacher service.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `up`, `api`, `worker` and `teacher serve` to the command."""
+    app.command()(up)
+    app.command()(api)
+    app.command()(worker)
+    app.add_typer(teacher, name="teacher")
+
+
+def up(
+    home: Home = Path("~/.preceptor"),
+    host: Annotated[str, typer.Option(help="Address of the control plane.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the control plane; 0: any.")] = 8420,
+    teacher_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the teacher; 0: any.")] = 8421,
+    teacher_model: Annotated[str, typer.Option(help="The teacher's model: a folder or a name.")] = SHIPPED_MODEL,
+    register_teacher: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register the teacher; needs PRECEPTOR_KEY after the first start."),
+    ] = None,
+    new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key; print it.")] = False,
+    as_json: output.Json = False,
+) -> None:
+    """Run all of Preceptor on this machine until Ctrl-C: control plane, worker, teacher, broker, database."""
+    with _extra("up", "services,trainer"):
+        from preceptor_services.supervisor import StartFailed
+        from preceptor_services.up import TEACHER_KEY_ENV, UpSettings, run_up
+
+    def on_ready(ready: Ready) -> None:
+        if register_teacher is not None:
+            _register(ready, register_teacher, TEACHER_KEY_ENV)
+        _announce(ready, as_json)
+
+    settings = UpSettings(
+        home=home.expanduser(),
+        host=host,
+        port=port,
+        teacher_port=teacher_port,
+        teacher_model=model_folder(teacher_model),
+        new_admin_key=new_admin_key,
+    )
+    try:
+        run_up(settings, on_ready=on_ready, tell=lambda happening: _tell(happening, as_json))
+    except StartFailed as error:
+        raise PreceptorError(str(error), remedy=f"The logs are in {settings.home / 'logs'}.") from None
+
+
+def api(as_json: output.Json = False) -> None:
+    """Run the control plane. Its settings are PRECEPTOR_* variables; see docs/operations.md."""
+    with _extra("api", "services"):
+        from preceptor_services.api.main import serve
+        from preceptor_services.errors import BadSetting
+        from preceptor_services.settings import Settings
+    try:
+        serve(Settings.from_env())
+    except BadSetting as error:
+        raise Invalid(str(error)) from None
+
+
+def worker(as_json: output.Json = False) -> None:
+    """Run a trainer's process: takes runs from the queue, one at a time. Needs PRECEPTOR_URL, _KEY and _BROKER_URL."""
+    with _extra("worker", "services,trainer"):
+        from preceptor_services.errors import BadSetting
+        from preceptor_services.worker.app import run_worker
+        from preceptor_services.worker.settings import WorkerSettings
+    try:
+        code = run_worker(WorkerSettings.from_env())
+    except BadSetting as error:
+        raise Invalid(str(error)) from None
+    raise typer.Exit(code)
+
+
+def _announce(ready: Ready, as_json: bool) -> None:
+    if as_json:
+        return output.show_json(
+            {
+                "event": "ready",
+                "url": ready.url,
+                "teacher_url": ready.teacher_url,
+                "admin_key": ready.admin_key,
+                "home": str(ready.home),
+                "first_start": ready.first_start,
+                "pids": ready.pids,
+            }
+        )
+    show = output.console
+    show.print(f"[bold green]Preceptor is up:[/] {ready.url}", highlight=False)
+    show.print(f"teacher  {ready.teacher_url} (register it with --key-env PRECEPTOR_TEACHER_KEY)", highlight=False)
+    show.print(f"logs     {escape(str(ready.home / 'logs' / 'preceptor.log'))}", highlight=False, soft_wrap=True)
+    if ready.admin_key is not None:
+        show.print("\nThe admin key, shown this once and kept only as a hash:\n")
+        show.print(f"  export PRECEPTOR_KEY={ready.admin_key}\n", highlight=False, soft_wrap=True)
+    show.print("Ctrl-C stops everything.")
+
+
+def _tell(happening: Happening, as_json: bool) -> None:
+    if as_json:
+        return output.show_json(
+            {
+                "event": happening.kind,
+                "process": happening.process,
+                "pid": happening.pid,
+                "exit_code": happening.exit_code,
+                "retry_seconds": happening.retry_seconds,
+            }
+        )
+    if happening.kind == "died":
+        output.console.print(
+            f"[red]{happening.process}[/] (pid {happening.pid}) ended with {happening.exit_code}; "
+            f"starting again in {happening.retry_seconds:.1f} s"
+        )
+    else:
+        output.console.print(f"{happening.process} started again (pid {happening.pid})")
+
+
+def _register(ready: Ready, name: str, key_env: str) -> None:
+    """Register the embedded teacher, or look at it again when it is registered already."""
+    from preceptor.cli.session import read_key
+    from preceptor.client import Client
+    from preceptor.errors import NotFound
+    from preceptor.wire.teachers import TeacherCreate
+
+    with Client(ready.url, ready.admin_key or read_key(None)) as client:
+        try:
+            known = client.teachers.get(name)
+        except NotFound:
+            client.teachers.add(TeacherCreate(name=name, url=ready.teacher_url, key_env=key_env))
+        else:
+            if known.url != ready.teacher_url:
+                raise Invalid(
+                    f"The teacher {name} is registered at {known.url}, not at {ready.teacher_url}.",
+                    field="--register-teacher",
+                    remedy="Choose another name, or start with the --teacher-port it had.",
+                )
+            client.teachers.probe(name)
+
+
+@contextmanager
+def _extra(command: str, extra: str) -> Iterator[None]:
+    """Around a command's imports: a package that is missing becomes a sentence that says which extra brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0].startswith("preceptor"):
+            raise
+        output.needs_extra(f"`preceptor {command}` ({error.name} is missing)", extra)

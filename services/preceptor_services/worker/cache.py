@@ -1,0 +1,61 @@
+"""Artifacts on this machine's disk, by content hash. Bounded; several workers may share one folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from preceptor.client import Client
+
+KEPT_SECONDS = 24 * 3600
+"""What was used within this time is never evicted: a run may be reading it."""
+
+_log = logging.getLogger(__name__)
+
+
+class ArtifactCache:
+    """Pulls an artifact once and keeps it until the space is wanted."""
+
+    def __init__(self, client: Client, folder: Path, limit_bytes: int) -> None:
+        self._client = client
+        self._folder = folder / "artifacts"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._limit_bytes = limit_bytes
+
+    def folder_of(self, artifact: str) -> Path:
+        """The artifact's files. Raises what the SDK raises when it cannot be had whole."""
+        held = self._folder / artifact.removeprefix("sha256:")
+        if not held.is_dir():
+            self._evict()
+            aside = self._folder / f".{held.name}-{uuid.uuid4().hex}"
+            try:
+                self._client.artifacts.pull(artifact, aside)
+                self._keep(aside, held)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        os.utime(held)
+        return held
+
+    def _keep(self, aside: Path, held: Path) -> None:
+        try:
+            aside.rename(held)  # whole or not at all
+        except OSError:
+            if not held.is_dir():  # else another worker was faster with the same bytes
+                raise
+
+    def _evict(self) -> None:
+        """Forget what was used longest ago, until the rest fits."""
+        now = time.time()
+        held = sorted((each for each in self._folder.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+        total = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in held}
+        used = sum(total.values())
+        for each in held:
+            if used <= self._limit_bytes or now - each.stat().st_mtime < KEPT_SECONDS:
+                break
+            _log.info("evicting %s (%d bytes) from the artifact cache", each.name, total[each])
+            shutil.rmtree(each, ignore_errors=True)
+            used -= total[each]

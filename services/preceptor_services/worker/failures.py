@@ -1,0 +1,61 @@
+"""What is said of a run that failed: every exception that leaves the loop is classified here, once, into a Problem."""
+
+from __future__ import annotations
+
+import torch
+
+from preceptor.errors import PROBLEM_TYPES, PreceptorError
+from preceptor.wire.common import Problem
+
+
+def problem_of(error: Exception, *, step: int, checkpoint_step: int | None, worker: str) -> Problem:
+    """Cause and remedy of a failure in `step`; a resume goes on at `checkpoint_step` (None: at the beginning)."""
+    resume = f"`preceptor runs resume` then goes on {_from(checkpoint_step)}."
+    if isinstance(error, PreceptorError):
+        known = error.problem
+        detail = f"Step {step}: {known.detail}"
+        return known.model_copy(update={"detail": detail, "remedy": f"{known.remedy or _look(worker)} {resume}"})
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return Problem(
+            type=PROBLEM_TYPES + "out-of-memory",
+            title="Out of memory",
+            detail=f"Step {step}: the worker {worker} ran out of memory: {_sentence(error)}",
+            remedy=f"Lower training.microbatch_tokens or training.batch, or use a larger machine. {resume}",
+            status=500,
+        )
+    if isinstance(error, FloatingPointError):
+        return Problem(
+            type=PROBLEM_TYPES + "diverged",
+            title="Training diverged",
+            detail=f"Step {step}: {_sentence(error)}",
+            remedy=f"Lower training.learning_rate or training.clip_norm, and start again. {resume}",
+            status=500,
+        )
+    if isinstance(error, ValueError | OSError):
+        return Problem(
+            type=PROBLEM_TYPES + "cannot-train",
+            title="The run cannot be trained as it is",
+            detail=f"Step {step}: {_sentence(error)}",
+            remedy=f"Correct what it names and start the run again. {_look(worker)}",
+            status=422,
+        )
+    return Problem(
+        type=PROBLEM_TYPES + "trainer-fault",
+        title="The trainer failed",
+        detail=f"Step {step}: {type(error).__name__}: {_sentence(error)}",
+        remedy=f"This is a fault of the trainer, not of the run. {_look(worker)} {resume}",
+        status=500,
+    )
+
+
+def _look(worker: str) -> str:
+    return f"The log of worker {worker} has the details."
+
+
+def _from(checkpoint_step: int | None) -> str:
+    return "from the beginning" if checkpoint_step is None else f"from the checkpoint after step {checkpoint_step}"
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 2000 else f"{text[:2000]}..."

@@ -1,0 +1,92 @@
+"""The right to advance one run, kept alive by a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from preceptor.client import Client
+from preceptor.errors import Conflict, LeaseLost, Overloaded, PreceptorError, ServerFault, Unreachable
+from preceptor.wire.runs import LeaseGrant, LeaseStatus
+
+BEATS_PER_TTL = 4
+PASSING = (Unreachable, Overloaded, ServerFault)
+"""What may be over in a moment: the control plane restarts, a proxy hiccups."""
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+class Lease:
+    """Heartbeats while it is open. Once `lost` is set nothing may be reported any more."""
+
+    def __init__(self, client: Client, grant: LeaseGrant) -> None:
+        self._client = client
+        self._run_id = grant.run.id
+        self.fence = grant.fence
+        self._ttl_seconds = grant.ttl_seconds
+        self._good_until = time.monotonic() + grant.ttl_seconds
+        self._closing = threading.Event()
+        self.lost = threading.Event()
+        self.cancel = False
+        self.pause = False
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{self._run_id}", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises LeaseLost when the run is no longer ours."""
+        if self.lost.is_set():
+            raise LeaseLost(f"The lease on run {self._run_id} (fence {self.fence}) has ended.")
+
+    def heard(self, status: LeaseStatus) -> None:
+        """Take note of what the control plane last said."""
+        self._good_until = time.monotonic() + self._ttl_seconds
+        self.cancel = self.cancel or status.cancel
+        self.pause = status.pause
+
+    def report(self, send: Callable[[], _Answer]) -> _Answer:
+        """Send something, again and again while the failure may pass and the lease holds. `send` must be idempotent.
+
+        Raises LeaseLost, or what the control plane refused it with.
+        """
+        wait_seconds = 0.2
+        while True:
+            self.check()
+            try:
+                return send()
+            except LeaseLost:
+                self.lost.set()
+                raise
+            except PASSING as error:
+                _log.warning("run %s: a report did not get through (%s); trying again", self._run_id, error)
+                self.lost.wait(wait_seconds)
+                wait_seconds = min(wait_seconds * 2, 5.0)
+
+    def _beat(self) -> None:
+        while not self._closing.wait(self._ttl_seconds / BEATS_PER_TTL):
+            try:
+                self.heard(self._client.runs.heartbeat(self._run_id, self.fence))
+            except Conflict as error:
+                return self._lose(error)
+            except PreceptorError as error:
+                _log.warning("run %s: a heartbeat did not get through (%s)", self._run_id, error)
+                if time.monotonic() > self._good_until:
+                    return self._lose(error)
+
+    def _lose(self, error: PreceptorError) -> None:
+        if not self._closing.is_set():
+            _log.warning("run %s: lease lost (%s); nothing more is reported", self._run_id, error)
+        self.lost.set()
