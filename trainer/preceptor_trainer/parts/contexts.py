@@ -1,8 +1,8 @@
 """The standard contexts: what a teacher is shown before the student's own tokens.
 
-A template is the text that stands in place of the last user message: `{question}` is that message, the other placeholder
-is what this context shows. `wrong=True` is the control arm of an experiment: the same template around corrupted content.
-A method that gains from it, too, is not learning from what the context says.
+A template is the text that stands in place of the last user message: `{question}` is that message, the other
+placeholder is what this context shows. `wrong=True` is the control arm of an experiment: the same template around
+corrupted content. A method that gains from it, too, is not learning from what the context says.
 """
 
 from __future__ import annotations

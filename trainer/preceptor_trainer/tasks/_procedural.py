@@ -1,7 +1,7 @@
 """What every procedural task shares: the split, the streams, and reasoning-gym behind a lazy import.
 
-reasoning-gym makes item i from the integer seed + i, so that two near seeds are the same questions shifted. Streams here
-start at 56-bit hashes of what they are for: overlapping ones are not to be expected, and would not matter to the split,
+reasoning-gym makes item i from the integer seed + i, so that two near seeds are the same questions shifted. Streams
+here start at 56-bit hashes of what they are for: overlaps are not to be expected, and would not matter to the split,
 which is drawn from the question alone.
 """
 
@@ -27,7 +27,7 @@ PATIENCE = 400
 
 
 def question_id(question: str) -> str:
-    """Identity of a question: a hash that ignores case and spacing, so that no near-identical question crosses a split."""
+    """Identity of a question: a hash that ignores case and spacing, so that no near-identical one crosses a split."""
     return hashlib.sha256(" ".join(question.casefold().split()).encode()).hexdigest()[:32]
 
 
@@ -70,7 +70,7 @@ class ProceduralTask(BaseModel, ABC):
         )
 
     def train(self, step: int, batch: int, seed: int) -> list[Task]:
-        """`batch` distinct training tasks: a pure function of the arguments, so that a resumed run sees the same ones."""
+        """`batch` distinct training tasks: a pure function of its arguments, so that a resumed run sees the same."""
         return self.take("train", batch, f"{seed}/{step}")
 
     def held_out(self, count: int) -> list[Task]:

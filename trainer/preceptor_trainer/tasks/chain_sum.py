@@ -14,7 +14,7 @@ from preceptor_trainer.tasks._procedural import ProceduralTask
 
 
 class ChainSum(ProceduralTask):
-    """`State the final answer to the following arithmetic problem: 4 + 3 - 9 =` -> `4 + 3 = 7`, `7 - 9 = -2`, `#### -2`."""
+    """`... the following arithmetic problem: 4 + 3 - 9 =` -> `4 + 3 = 7`, `7 - 9 = -2`, `#### -2`, a line each."""
 
     dataset: ClassVar[str] = "chain_sum"
     min_terms: int = Field(3, ge=2, le=20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.views import Task, Verdict
@@ -9,6 +11,8 @@ from preceptor_trainer.views import Task, Verdict
 
 class Exact(Verifier, kind="exact"):
     """Compares the final answer with `Task.answer`, spacing aside."""
+
+    columns: ClassVar[tuple[str, ...]] = ("answer",)
 
     ignore_case: bool = False
     """Whether `Paris` and `paris` are the same."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.verifiers.answer import final_answer
@@ -16,19 +17,31 @@ class Procedural(Verifier, kind="procedural"):
     The task needs the `metadata` column that reasoning-gym writes, which names the `source_dataset`.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("answer", "metadata")
+
     def __call__(self, task: Task, text: str) -> Verdict:
         """Reward 0 .. 1. Raises ValueError for a task that does not come from reasoning-gym."""
-        metadata = task.columns.get("metadata")
-        name = metadata.get("source_dataset") if isinstance(metadata, dict) else None
+        metadata = _metadata(task.columns.get("metadata"))
+        name = metadata.get("source_dataset")
         if not isinstance(name, str):
             raise ValueError(
-                f"verifier 'procedural': task {task.id} has no metadata.source_dataset, which names reasoning-gym's scorer. "
+                f"verifier 'procedural': task {task.id} has no metadata.source_dataset, which names the scorer. "
                 "Use it on rows that reasoning-gym made, or choose another verifier."
             )
         entry = {"question": task.messages[-1]["content"], "answer": task.answer, "metadata": metadata}
         reward = float(_scorer(name)(final_answer(text), entry))
         correct = reward == 1.0
         return Verdict(reward=reward, correct=correct, feedback=None if correct else "The answer is wrong.")
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    """Exports often hold the metadata as JSON text, since its shape differs between data sets."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return {}
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 @lru_cache(maxsize=32)
