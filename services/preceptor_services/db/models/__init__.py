@@ -1,0 +1,28 @@
+"""The tables, one file a noun. Importing this package names them all, which is what a migration compares with."""
+
+from __future__ import annotations
+
+from preceptor_services.db.columns import Base
+from preceptor_services.db.models.artifacts import Artifact, Blob
+from preceptor_services.db.models.keys import Key
+from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
+from preceptor_services.db.models.skills import Skill, SkillBank, SkillBankVersion
+from preceptor_services.db.models.teachers import Teacher
+
+__all__ = [
+    "Artifact",
+    "Base",
+    "Blob",
+    "Evaluation",
+    "Event",
+    "Key",
+    "Run",
+    "RunTeacher",
+    "Sample",
+    "Skill",
+    "SkillBank",
+    "SkillBankVersion",
+    "Step",
+    "Teacher",
+    "Transition",
+]

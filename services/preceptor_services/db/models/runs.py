@@ -1,0 +1,153 @@
+"""Runs and everything that is recorded of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from preceptor.wire import runs as wire
+from preceptor.wire.common import Problem
+from preceptor.wire.data import DataSpec
+from preceptor_services.db.columns import Base, Document, Instant
+
+
+class Run(Base):
+    """A run as it is now. How it came to be so stands in its transitions and events."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        UniqueConstraint("created_by", "idempotency_key"),
+        Index(None, "created_at", "id"),
+        Index(None, "state", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)
+    recipe: Mapped[str] = mapped_column(String(200), index=True)
+    overrides: Mapped[dict[str, Any]] = mapped_column(JSON)
+    resolved: Mapped[dict[str, Any]] = mapped_column(JSON)
+    student: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    data: Mapped[DataSpec] = mapped_column(Document(DataSpec))
+    training: Mapped[wire.Training] = mapped_column(Document(wire.Training))
+    state: Mapped[str] = mapped_column(String(20))
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)
+    started_at: Mapped[datetime | None] = mapped_column(Instant)
+    finished_at: Mapped[datetime | None] = mapped_column(Instant)
+    error: Mapped[Problem | None] = mapped_column(Document(Problem))
+    result: Mapped[wire.RunResult | None] = mapped_column(Document(wire.RunResult))
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    worker: Mapped[str | None] = mapped_column(String(200))
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    lease_until: Mapped[datetime | None] = mapped_column(Instant)
+    enqueued_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When a message for it was last sent; None while it is queued: none was, or the broker did not take it."""
+
+    checkpoint_step: Mapped[int | None] = mapped_column(Integer)
+    checkpoint_artifact: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    replay_until: Mapped[int | None] = mapped_column(Integer)
+    """The last step that the current lease has to compute again before it does a new one; None: it has."""
+    replayed: Mapped[int] = mapped_column(Integer, default=0)
+    """Steps that it has computed again so far."""
+    replay_difference: Mapped[float | None] = mapped_column(Double)
+    """Largest difference of a replayed loss to the recorded one, so far."""
+
+    last_event: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Number of the latest event. Counted here, under the row's lock, so that a reader who has seen event n has seen
+    all before it, which an auto-increment shared by concurrent transactions cannot promise."""
+    created_by: Mapped[str] = mapped_column(ForeignKey("keys.id"))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    request_hash: Mapped[str] = mapped_column(String(64))
+    """Hash of the wish: tells a repeated one from another under the same idempotency key."""
+
+
+class RunTeacher(Base):
+    """Which teacher fills a role of a run. By name: a run outlives the registration of its teachers."""
+
+    __tablename__ = "run_teachers"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(100), primary_key=True)
+    teacher: Mapped[str] = mapped_column(String(100), index=True)
+
+
+class Transition(Base):
+    """A change of a run's state."""
+
+    __tablename__ = "transitions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    from_state: Mapped[str | None] = mapped_column(String(20))
+    """None: it was just created."""
+    to_state: Mapped[str] = mapped_column(String(20))
+    at: Mapped[datetime] = mapped_column(Instant)
+    reason: Mapped[str] = mapped_column(String(1000))
+    fence: Mapped[int] = mapped_column(BigInteger)
+
+
+class Step(Base):
+    """An optimizer step: recorded once, whatever is computed again after a worker was lost."""
+
+    __tablename__ = "steps"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(Instant)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    """The lease that recorded it."""
+    report: Mapped[wire.StepReport] = mapped_column(Document(wire.StepReport))
+
+
+class Sample(Base):
+    """A rollout that was kept, with its per-token scores."""
+
+    __tablename__ = "samples"
+    __table_args__ = (ForeignKeyConstraint(["run_id", "step"], ["steps.run_id", "steps.step"]),)
+
+    run_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """0, 1 ... within its step."""
+    sample: Mapped[wire.Sample] = mapped_column(Document(wire.Sample))
+
+
+class Evaluation(Base):
+    """The student on held-out tasks, after a step."""
+
+    __tablename__ = "evaluations"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(Instant)
+    evaluation: Mapped[wire.Evaluation] = mapped_column(Document(wire.Evaluation))
+
+
+class Event(Base):
+    """Something that happened to a run: what its stream sends."""
+
+    __tablename__ = "events"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """1, 2 ... within its run."""
+    at: Mapped[datetime] = mapped_column(Instant)
+    kind: Mapped[str] = mapped_column(String(20))
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
