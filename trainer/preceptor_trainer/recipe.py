@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -115,11 +115,11 @@ def at(coefficient: Coefficient, step: int) -> float:
 class RolloutPolicy(Part):
     """Who writes the completions that are learned from."""
 
-    samples: int = Field(1, ge=1, le=1024)
+    samples: int = Field(default=1, ge=1, le=1024)
     """Rollouts per task."""
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: float = Field(default=1.0, gt=0, le=10)
     """Sampling temperature of the student. Scores stay untempered."""
-    max_tokens: int = Field(128, ge=1, le=1_000_000)
+    max_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest completion, the end token included."""
 
     @abstractmethod
@@ -131,7 +131,8 @@ class Context(Part):
     """Which teacher sees what. Returns privileged prompts; the student's own tokens are scored after each."""
 
     teacher: str = "self"
-    """The role to ask. A run maps roles to registered teachers; `self` is the student's own weights under `Recipe.teacher`."""
+    """The role to ask. A run maps roles to registered teachers; `self` is the student's own weights under
+    `Recipe.teacher`."""
     reveals: ClassVar[frozenset[str]] = frozenset()
     """Which privileged task fields enter the prompt (`answer`, `reference`): the leak check holds a context to it."""
     columns: ClassVar[tuple[str, ...]] = ()
@@ -161,6 +162,9 @@ class SingleContext(Context):
 class Verifier(Part):
     """Was the attempt right, and what can be said about it."""
 
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Task fields without which it cannot judge; the data is checked for them."""
+
     @abstractmethod
     def __call__(self, task: Task, text: str) -> Verdict: ...
 
@@ -188,6 +192,18 @@ class Target(Part):
     def __call__(self, block: BlockView) -> Sequence[Opinion]:
         """Normalised opinions; a term is summed over them, each with its own `weight_T`. Never carries gradient."""
 
+    def outline(self, view: TokenView) -> Sequence[tuple[Tensor, Tensor]]:
+        """Presence and weight [T] of each opinion `__call__` gives, in its order, before any distribution is at hand.
+
+        The default suits a target that composes the sole opinions of its contexts into one: there where all of them
+        are. A target that gives several overrides it.
+        """
+        present_T, weight_T = view[self.uses[0]].present_T, view[self.uses[0]].weight_T
+        for name in self.uses[1:]:
+            present_T = present_T * view[name].present_T
+            weight_T = weight_T * view[name].weight_T
+        return ((present_T, weight_T),)
+
 
 class Term(Part):
     """One term of the objective."""
@@ -205,7 +221,11 @@ class Term(Part):
 
     @abstractmethod
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
-        """Loss per token [T], with gradient to `block.student`. An untargeted term is given the student's own opinion."""
+        """Loss per token [T], with gradient to `block.student`. An untargeted term is given the student's own opinion.
+
+        `target.weight_T` is what the token's loss will be multiplied with, sign included: a clipped surrogate bounds
+        the ratio from above where it is positive, from below where it is negative.
+        """
 
 
 class TeacherUpdate(Part):
@@ -273,7 +293,8 @@ class State(Part):
 
 
 class Reduces(BaseModel):
-    """A claim that this recipe becomes another when some of its fields change; one parametrised test checks them all."""
+    """A claim that this recipe becomes another when some of its fields change; one parametrised test checks them
+    all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     to: str
@@ -356,10 +377,11 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, change in changes.items():
         held: Any = merged.get(name)
-        if isinstance(change, Mapping) and isinstance(held, dict):
-            nested: dict[str, Any] = held
-            replaces = "kind" in change and change["kind"] != nested.get("kind")
-            merged[name] = dict(change) if replaces else _merge(nested, change)  # pyright: ignore[reportUnknownArgumentType]
-        else:
+        if not isinstance(change, Mapping) or not isinstance(held, dict):
             merged[name] = change
+            continue
+        inner = cast("dict[str, Any]", held)
+        wanted = cast("Mapping[str, Any]", change)
+        replaces = "kind" in wanted and wanted["kind"] != inner.get("kind")
+        merged[name] = dict(wanted) if replaces else _merge(inner, wanted)
     return merged

@@ -1,0 +1,131 @@
+"""The interface says what the papers say: seven methods beside `opsd` are written down against it, and run."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from preceptor_trainer.loss import first_pass, fold, weigh
+from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.recipes import load
+from preceptor_trainer.views import ContextView, Message, PlanView, Rollout, Task, Verdict
+from tests.unit.trainer.sketches import ccopd, dopd, edge_opd, mad_opd, rlsd, sdpo, sgsd
+from tests.unit.trainer.toy import toy_batch, toy_rows, toy_slot, toy_student
+
+RECIPES = {
+    module.__name__.rsplit(".", 1)[1]: module.RECIPE for module in (rlsd, sgsd, dopd, mad_opd, edge_opd, ccopd, sdpo)
+}
+RECIPES["opsd"] = load("opsd")
+FANS = {"skills": 3, "debate": 2}
+
+
+def view(**fields: Any) -> ContextView:
+    task = Task(id="t", messages=(Message(role="user", content="1+1?"),), answer="2", reference="1+1=2")
+    own = Rollout(index=0, text="3", verdict=Verdict(reward=0.0, correct=False))
+    base: dict[str, Any] = {"task": task, "rollout": own, "group": (own,), "step": 1, "rng": Random(0)}
+    return ContextView(**{**base, **fields})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_the_wire(name: str) -> None:
+    assert Recipe.model_validate_json(RECIPES[name].model_dump_json()) == RECIPES[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_goes_through_the_real_loss(name: str) -> None:
+    recipe = RECIPES[name]
+    rows = toy_rows((4, 2, 6, 3), group=2)
+    slots = [
+        toy_slot(rows, context, seed=17 * index + k, weight=1 / FANS.get(context, 1))
+        for index, context in enumerate(recipe.contexts)
+        for k in range(FANS.get(context, 1))
+    ]
+    batch = toy_batch(rows, *slots)
+    hidden_TD, head = toy_student(batch.tokens)
+    student, opinions = first_pass(recipe, batch, head, hidden_TD)
+    seen = batch.view(student)
+    plans = weigh(recipe, seen, opinions)
+    whole, sums = fold(recipe, batch, seen, plans, head, hidden_TD, 0)
+    assert torch.isfinite(whole).all() and whole.abs().max() > 0
+    cut, again = fold(recipe, batch, seen, plans, head, hidden_TD, 0, block_tokens=2)
+    torch.testing.assert_close(cut, whole, atol=1e-12, rtol=0)
+    assert again.loss == pytest.approx(sums.loss, abs=1e-12)
+
+
+def test_edge_learns_only_from_tokens_the_evidence_supports() -> None:
+    recipe = RECIPES["edge_opd"].override({"objective": [{**RECIPES["edge_opd"].model_dump()["objective"][0]}]})
+    rows = toy_rows((8, 5))
+    shown, hidden = toy_slot(rows, "reference", seed=1), toy_slot(rows, "plain", seed=2)
+    batch = toy_batch(rows, shown, hidden)
+    hidden_TD, head = toy_student(13)
+    student, opinions = first_pass(recipe, batch, head, hidden_TD)
+    seen = batch.view(student)
+    grad_TD, _ = fold(recipe, batch, seen, weigh(recipe, seen, opinions), head, hidden_TD, 0)
+    supported_T = shown.logprob_T > hidden.logprob_T
+    assert 0 < int(supported_T.sum()) < 13
+    assert torch.equal(grad_TD.abs().amax(-1) > 0, supported_T)
+
+
+def test_dopd_gives_every_token_one_regime() -> None:
+    recipe = RECIPES["dopd"]
+    rows = toy_rows((9, 7))
+    batch = toy_batch(rows, toy_slot(rows, "teacher", seed=1), toy_slot(rows, "student_privileged", seed=2))
+    hidden_TD, head = toy_student(16)
+    student, opinions = first_pass(recipe, batch, head, hidden_TD)
+    plans = weigh(recipe, batch.view(student), opinions)
+    open_T = torch.stack([plan.weight_T[0] > 0 for plan in plans]).sum(0)
+    assert torch.equal(open_T, torch.ones(16, dtype=open_T.dtype))
+
+
+def test_sgsd_pushes_where_the_outcome_contradicts_the_support() -> None:
+    recipe = RECIPES["sgsd"]
+    rows = toy_rows((5, 5))
+    slot = toy_slot(rows, "skills", seed=3)
+    batch = toy_batch(rows, slot)
+    hidden_TD, head = toy_student(10)
+    student, opinions = first_pass(recipe, batch, head, hidden_TD)
+    weight_T = weigh(recipe, batch.view(student), opinions)[0].weight_T[0]
+    delta_T = (slot.logprob_T - student.logprob_T).clamp(-3, 3)
+    for begin, outcome in ((0, 1.0), (5, -1.0)):
+        support = delta_T[begin : begin + 5].mean()
+        expected = float(outcome * support.sign() * (support.abs() > 0.05)) / 5
+        torch.testing.assert_close(weight_T[begin : begin + 5], torch.full((5,), expected, dtype=torch.float64))
+
+
+def test_a_debate_asks_round_by_round_and_weighs_by_confidence() -> None:
+    debate = RECIPES["mad_opd"].contexts["debate"]
+    replies: dict[str, str] = {}
+    for expected in ({"0/affirmative", "0/negative"}, {"1/affirmative", "1/negative"}, set[str]()):
+        asks = debate.asks(view(replies=dict(replies)))
+        assert {ask.key for ask in asks} == expected
+        replies |= {ask.key: f"I say 2. confidence: {90 if 'affirmative' in ask.key else 40}" for ask in asks}
+    prompts = debate.prompts(view(replies=replies))
+    assert [prompt.teacher for prompt in prompts] == ["affirmative", "negative"]
+    assert sum(prompt.weight for prompt in prompts) == pytest.approx(1.0)
+    assert prompts[0].weight > prompts[1].weight
+
+
+def test_sdpo_never_shows_a_rollout_its_own_success() -> None:
+    reprompt = RECIPES["sdpo"].contexts["reprompt"]
+    own = Rollout(index=0, text="mine", verdict=Verdict(reward=1.0, correct=True))
+    peer = Rollout(index=1, text="theirs", verdict=Verdict(reward=1.0, correct=True))
+    assert reprompt.prompts(view(rollout=own, group=(own,))) == ()
+    (prompt,) = reprompt.prompts(view(rollout=own, group=(own, peer)))
+    assert "theirs" in prompt.messages[0]["content"] and "mine" not in prompt.messages[0]["content"]
+
+
+def test_guided_rollouts_keep_the_loss_prompt_clean() -> None:
+    task = Task(id="t", messages=(Message(role="user", content="?"),), reference="secret")
+    policy = edge_opd.Guided(share=1.0)
+    plan = policy.plan(PlanView(task=task, index=0, step=1, rng=Random(0)))
+    assert plan.behaviour is not None and any("secret" in message["content"] for message in plan.behaviour)
+    assert all("secret" not in message["content"] for turn in plan.turns for message in turn.messages)
+
+
+def test_a_sharded_rollout_learns_its_last_answer() -> None:
+    task = Task(id="t", messages=(Message(role="user", content="a b"),), columns={"shards": ["a", "b"]})
+    plan = ccopd.Shards().plan(PlanView(task=task, index=0, step=1, rng=Random(0)))
+    assert [turn.learn for turn in plan.turns] == [False, True]

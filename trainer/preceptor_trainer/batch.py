@@ -1,0 +1,175 @@
+"""One optimizer step's rollouts as tensors: rows of tokens, and every opinion on them.
+
+Shape letters: B rollouts, L positions of a padded row, T completion tokens of the whole batch in row order, D hidden
+size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from preceptor.wire.teachers import Stamp
+from preceptor_trainer.views import Scalars, Task, TokenView, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A rollout as the learner sees it: exact token ids."""
+
+    task: Task
+    index: int
+    """Position in its group."""
+    prompt_ids: tuple[int, ...]
+    """The loss prompt: never holds privileged text."""
+    completion_ids: tuple[int, ...]
+    """What was written, the end token included where there is one."""
+    logprobs: tuple[float, ...] | None
+    """The sampler's own, one per completion token; None for a completion that nobody sampled (a dataset's)."""
+    text: str
+    """The completion as text, special tokens left out."""
+    finished: bool = True
+    """False: cut off at the horizon."""
+    weights_version: int = 0
+    """The student's version that wrote it."""
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherHead:
+    """The output projection of one teacher, as tensors."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One opinion per token of the batch: the k-th prompt of one context."""
+
+    context: str
+    role: str
+    logprob_T: Tensor
+    """As the teacher answered it; 0 where absent, and never read there."""
+    present_T: Tensor
+    weight_T: Tensor
+    entropy_T: Tensor | None = None
+    hidden_TD: Tensor | None = None
+    """For the support `full`; zeros where absent."""
+    head: TeacherHead | None = None
+    stamps: Mapping[int, Stamp] = field(default_factory=dict[int, Stamp])
+    """By row."""
+
+    def scalars(self) -> Scalars:
+        return Scalars(
+            logprob_T=self.logprob_T, present_T=self.present_T, weight_T=self.weight_T, entropy_T=self.entropy_T
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The global batch of one step."""
+
+    rows: Sequence[Row]
+    step: int
+    offsets: tuple[int, ...]
+    """[B+1] where each row's completion begins among the T tokens."""
+    token_T: Tensor
+    rollout_T: Tensor
+    position_T: Tensor
+    length_B: Tensor
+    group_B: Tensor
+    reward_B: Tensor
+    """NaN where nothing verified the rollout: a weight that needs a reward then fails loudly instead of learning
+    from 0."""
+    behaviour: Scalars
+    slots: Mapping[str, Sequence[Slot]]
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.offsets[-1]
+
+    def view(self, student: Scalars) -> TokenView:
+        """What weights may look at, given the student's own scalars."""
+        return TokenView(
+            student=student,
+            behaviour=self.behaviour,
+            contexts={name: tuple(slot.scalars() for slot in slots) for name, slots in self.slots.items()},
+            rollout_T=self.rollout_T,
+            group_B=self.group_B,
+            reward_B=self.reward_B,
+            position_T=self.position_T,
+            length_B=self.length_B,
+            token_T=self.token_T,
+            step=self.step,
+        )
+
+
+def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: int, dtype: torch.dtype) -> Batch:
+    """A batch of these rows, in this order. `slots` hold T tokens in the same order."""
+    lengths = [len(row.completion_ids) for row in rows]
+    offsets = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    groups = {task_id: index for index, task_id in enumerate(dict.fromkeys(row.task.id for row in rows))}
+    length_B = torch.tensor(lengths, dtype=torch.int64)
+    written = [row.logprobs is not None for row in rows]
+    logprobs = [value for row in rows for value in row.logprobs or (0.0,) * len(row.completion_ids)]
+    present_T = torch.tensor(written, dtype=dtype).repeat_interleave(length_B)
+    rewards = [row.verdict.reward if row.verdict else float("nan") for row in rows]
+    return Batch(
+        rows=rows,
+        step=step,
+        offsets=tuple(offsets),
+        token_T=torch.tensor([token for row in rows for token in row.completion_ids], dtype=torch.int64),
+        rollout_T=torch.arange(len(rows)).repeat_interleave(length_B),
+        position_T=torch.cat([torch.arange(length) for length in lengths] or [torch.arange(0)]),
+        length_B=length_B,
+        group_B=torch.tensor([groups[row.task.id] for row in rows], dtype=torch.int64),
+        reward_B=torch.tensor(rewards, dtype=dtype),
+        behaviour=Scalars(
+            logprob_T=torch.tensor(logprobs, dtype=dtype),
+            present_T=present_T,
+            weight_T=torch.ones(offsets[-1], dtype=dtype),
+        ),
+        slots=slots,
+    )
+
+
+def microbatches(rows: Sequence[Row], budget: int) -> list[range]:
+    """Consecutive rows whose padded size stays within `budget` tokens; a single longer row stands alone."""
+    cuts, start, longest = list[range](), 0, 0
+    for index, row in enumerate(rows):
+        size = len(row.prompt_ids) + len(row.completion_ids)
+        longest = max(longest, size)
+        if index > start and longest * (index + 1 - start) > budget:
+            cuts.append(range(start, index))
+            start, longest = index, size
+    if start < len(rows):
+        cuts.append(range(start, len(rows)))
+    return cuts
+
+
+def narrow_view(view: TokenView, start: int, stop: int) -> TokenView:
+    """The same view of tokens start .. stop-1; batch-level fields stay whole."""
+    token_fields = ("rollout_T", "position_T", "token_T")
+    return replace(
+        view,
+        student=_narrow(view.student, start, stop),
+        behaviour=_narrow(view.behaviour, start, stop),
+        contexts={name: tuple(_narrow(each, start, stop) for each in slots) for name, slots in view.contexts.items()},
+        **{name: getattr(view, name)[start:stop] for name in token_fields},
+    )
+
+
+def _narrow(scalars: Scalars, start: int, stop: int) -> Scalars:
+    return Scalars(
+        logprob_T=scalars.logprob_T[start:stop],
+        present_T=scalars.present_T[start:stop],
+        weight_T=scalars.weight_T[start:stop],
+        entropy_T=None if scalars.entropy_T is None else scalars.entropy_T[start:stop],
+    )

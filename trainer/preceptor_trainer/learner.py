@@ -1,0 +1,97 @@
+"""The compose and learn stages: one global batch becomes one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from preceptor.wire.runs import Training
+from preceptor_trainer.batch import Batch, Row, microbatches
+from preceptor_trainer.loss import Head, Sums, blank_scalars, first_pass, fold, weigh
+from preceptor_trainer.model import Model, head_of
+from preceptor_trainer.optim import Optimizer
+from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.scoring import final_hidden
+
+
+class Learner:
+    """Holds the student's weights and moves them."""
+
+    def __init__(self, recipe: Recipe, model: Model, training: Training) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._training = training
+        self.optimizer = Optimizer(model.module, training, recipe.constraint)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the student's weights."""
+        return next(self._model.module.parameters()).dtype
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step on this batch; returns its metrics. Raises NonFiniteLoss and NonFiniteGradient.
+
+        A batch without a single token that counts gives a zero loss, moves nothing, and says so (`empty` is 1).
+        """
+        gradient = self.gradient(batch)
+        if gradient is None:
+            self.optimizer.zero_grad()
+            return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": 0.0, "empty": 1.0}
+        norm = self.optimizer.step(batch.step)
+        rate = self.optimizer.learning_rate(batch.step)
+        return {"loss": gradient.loss, "grad_norm": norm, "learning_rate": rate, "empty": 0.0, **gradient.per_token()}
+
+    def gradient(self, batch: Batch) -> Sums | None:
+        """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
+        weight, bias = head_of(self._model.module)
+        head = Head(weight_VD=weight, bias_V=bias)
+        cuts = microbatches(batch.rows, self._training.microbatch_tokens)
+        view = batch.view(blank_scalars(batch, self.dtype))
+        opinions = None
+        if self._recipe.weights or any(term.weights for term in self._recipe.objective):
+            with torch.no_grad():
+                hidden_TD = torch.cat([self._hidden([batch.rows[i] for i in cut]) for cut in cuts])
+            student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
+            view = batch.view(student)
+        plans = weigh(self._recipe, view, opinions)
+        if all(plan.denominator == 0 for plan in plans):
+            return None
+        total = Sums()
+        for cut in cuts:
+            hidden_TD = self._hidden([batch.rows[i] for i in cut])
+            grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, batch.offsets[cut.start])
+            if hidden_TD.requires_grad:
+                hidden_TD.backward(grad_TD)
+            _merge(total, sums)
+        return total
+
+    def _hidden(self, rows: Sequence[Row]) -> Tensor:
+        """The student's final hidden states that predict these rows' completion tokens, in row order [T, D]."""
+        ids_BL, mask_BL = _right_pad(rows)
+        position_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
+        hidden_BLD = final_hidden(self._model.module, ids_BL, mask_BL, position_BL)
+        predicts = [
+            hidden_BLD[index, len(row.prompt_ids) - 1 : len(row.prompt_ids) + len(row.completion_ids) - 1]
+            for index, row in enumerate(rows)
+        ]
+        return torch.cat(predicts)
+
+
+def _right_pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    ids_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids = (*row.prompt_ids, *row.completion_ids)
+        ids_BL[index, : len(ids)] = torch.tensor(ids)
+        mask_BL[index, : len(ids)] = 1
+    return ids_BL, mask_BL
+
+
+def _merge(total: Sums, part: Sums) -> None:
+    total.tokens += part.tokens
+    total.loss += part.loss
+    for name, value in part.values.items():
+        total.values[name] += value

@@ -1,0 +1,231 @@
+"""The context and score stages: every context's prompts are written, teachers are asked, answers become slots.
+
+A request lists each distinct privileged prompt once; rollouts point at it. What comes back is checked to cover every
+(rollout, prompt) pair: a score that is missing is an error, never a zero.
+
+Shape letters: T tokens of the whole batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.score import Head as WireHead
+from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.teachers import Stamp, Support
+from preceptor_trainer.batch import Row, Slot, TeacherHead
+from preceptor_trainer.model import Model, prompt_ids
+from preceptor_trainer.recipe import Context, Recipe
+from preceptor_trainer.views import ContextView, Prompt, Rollout
+from preceptor_trainer.writer import stream
+
+
+class Scorer(Protocol):
+    """Whoever scores tokens for a role: the SDK's TeacherPool, over HTTP."""
+
+    def score(self, role: str, request: ScoreRequest) -> Scores: ...
+
+    def head(self, role: str) -> WireHead: ...
+
+    def take_ledger(self) -> dict[str, TeacherLedger]: ...
+
+
+class MissingScore(RuntimeError):
+    """A teacher answered without covering everything it was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One rollout to be scored after one prompt."""
+
+    context: str
+    fan: int
+    """Which of the context's prompts."""
+    row: int
+    role: str
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One rollout's scores after one prompt."""
+
+    logprob_T: np.ndarray
+    hidden_TD: np.ndarray | None
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """All opinions on a batch."""
+
+    slots: Mapping[str, Sequence[Slot]]
+    contexts: int
+    """(rollout, prompt) pairs that were asked."""
+    scored: int
+    stamped: int
+
+
+class Opinions:
+    """Asks teachers what a recipe wants to know of a batch."""
+
+    def __init__(self, recipe: Recipe, model: Model, scorer: Scorer, seed: int, dtype: torch.dtype) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._scorer = scorer
+        self._seed = seed
+        self._dtype = dtype
+        self._heads: dict[str, tuple[str, TeacherHead]] = {}
+
+    def ask(self, rows: Sequence[Row], step: int) -> Asked:
+        """Score every row after every prompt of every context. Raises the scorer's errors and MissingScore."""
+        wishes = [
+            wish
+            for name, context in self._recipe.contexts.items()
+            for index in range(len(rows))
+            for wish in self._wishes(name, context, rows, index, step)
+        ]
+        by_role: defaultdict[str, list[Wish]] = defaultdict(list)
+        for wish in wishes:
+            by_role[wish.role].append(wish)
+        answers: dict[tuple[str, int, int], Answer] = {}
+        for role, wanted in by_role.items():
+            answers.update(self._score(role, wanted, rows))
+        slots = {name: self._slots(name, wishes, answers, rows) for name in self._recipe.contexts}
+        stamped = sum(1 for answer in answers.values() if answer.stamp.context_hashes)
+        return Asked(slots=slots, contexts=len(wishes), scored=len(answers), stamped=stamped)
+
+    def _wishes(self, name: str, context: Context, rows: Sequence[Row], index: int, step: int) -> list[Wish]:
+        row = rows[index]
+        if not row.completion_ids:
+            return []
+        view = ContextView(
+            task=row.task,
+            rollout=_as_seen(row),
+            group=tuple(_as_seen(other) for other in rows if other.task.id == row.task.id),
+            step=step,
+            rng=Random(stream(self._seed, "context", step, name, row.task.id, row.index)),
+        )
+        if asks := context.asks(view):
+            raise ValueError(
+                f"contexts.{name}: wants text from teacher '{asks[0].teacher}', and this run has no text teachers"
+            )
+        return [
+            Wish(
+                context=name,
+                fan=fan,
+                row=index,
+                role=prompt.teacher or context.teacher,
+                prompt=prompt,
+                ids=tuple(prompt_ids(self._model, prompt.messages)),
+            )
+            for fan, prompt in enumerate(context.prompts(view))
+        ]
+
+    def _score(self, role: str, wishes: Sequence[Wish], rows: Sequence[Row]) -> dict[tuple[str, int, int], Answer]:
+        distinct = {ids: index for index, ids in enumerate(dict.fromkeys(wish.ids for wish in wishes))}
+        request = ScoreRequest(
+            contexts=[np.array(ids, dtype=np.int32) for ids in distinct],
+            completions=[np.array(rows[wish.row].completion_ids, dtype=np.int32) for wish in wishes],
+            context_of=np.array([distinct[wish.ids] for wish in wishes], dtype=np.int32),
+            support=self._recipe.support,
+        )
+        scores = self._scorer.score(role, request)
+        if not np.array_equal(scores.offsets, request.scored_offsets):
+            raise MissingScore(
+                f"teacher '{role}' was asked about {int(request.scored_offsets[-1])} tokens of {len(wishes)} rollouts "
+                f"and answered for {int(scores.offsets[-1])}; probe it again, and see its log"
+            )
+        if request.support is Support.FULL and scores.hidden_TD is None:
+            raise MissingScore(
+                f"teacher '{role}' was asked for hidden states and sent none; its card must not offer `full`"
+            )
+        answers: dict[tuple[str, int, int], Answer] = {}
+        for index, wish in enumerate(wishes):
+            begin, end = int(scores.offsets[index]), int(scores.offsets[index + 1])
+            context = scores.stamp.context_hashes[int(request.context_of[index])]
+            answers[wish.context, wish.fan, wish.row] = Answer(
+                logprob_T=scores.logprob_T[begin:end],
+                hidden_TD=None if scores.hidden_TD is None else scores.hidden_TD[begin:end],
+                stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
+            )
+        return answers
+
+    def _slots(
+        self, name: str, wishes: Sequence[Wish], answers: Mapping[tuple[str, int, int], Answer], rows: Sequence[Row]
+    ) -> list[Slot]:
+        mine = [wish for wish in wishes if wish.context == name]
+        fans = 1 + max((wish.fan for wish in mine), default=0)
+        return [self._slot(name, fan, [wish for wish in mine if wish.fan == fan], answers, rows) for fan in range(fans)]
+
+    def _slot(
+        self,
+        name: str,
+        fan: int,
+        wishes: Sequence[Wish],
+        answers: Mapping[tuple[str, int, int], Answer],
+        rows: Sequence[Row],
+    ) -> Slot:
+        roles = sorted({wish.role for wish in wishes})
+        if len(roles) > 1:
+            raise ValueError(
+                f"contexts.{name}: prompt {fan} asks {' and '.join(roles)}; one prompt of a context asks one teacher"
+            )
+        offsets = np.cumsum([0, *(len(row.completion_ids) for row in rows)])
+        total = int(offsets[-1])
+        logprob_T, present_T, weight_T = (torch.zeros(total, dtype=self._dtype) for _ in range(3))
+        hidden_TD: Tensor | None = None
+        stamps: dict[int, Stamp] = {}
+        head = self._head(roles[0], answers[name, fan, wishes[0].row].stamp) if wishes else None
+        for wish in wishes:
+            answer = answers[name, fan, wish.row]
+            tokens = slice(int(offsets[wish.row]), int(offsets[wish.row + 1]))
+            logprob_T[tokens] = torch.as_tensor(answer.logprob_T, dtype=self._dtype)
+            present_T[tokens] = 1.0
+            weight_T[tokens] = wish.prompt.weight
+            stamps[wish.row] = answer.stamp
+            if answer.hidden_TD is not None:
+                if hidden_TD is None:
+                    hidden_TD = torch.zeros(total, answer.hidden_TD.shape[1], dtype=self._dtype)
+                hidden_TD[tokens] = torch.as_tensor(answer.hidden_TD, dtype=self._dtype)
+        return Slot(
+            context=name,
+            role=roles[0] if roles else self._recipe.contexts[name].teacher,
+            logprob_T=logprob_T,
+            present_T=present_T,
+            weight_T=weight_T,
+            hidden_TD=hidden_TD,
+            head=head,
+            stamps=stamps,
+        )
+
+    def _head(self, role: str, stamp: Stamp) -> TeacherHead | None:
+        """The head that this answer's hidden states belong to; fetched again only when the stamp names another."""
+        if self._recipe.support is not Support.FULL:
+            return None
+        held = self._heads.get(role)
+        if held is None or held[0] != stamp.head_hash:
+            head = self._scorer.head(role)
+            if head.hash != stamp.head_hash:
+                raise MissingScore(
+                    f"teacher '{role}' scored with head {stamp.head_hash} but serves {head.hash}; "
+                    "its weights moved between the two calls, so ask again"
+                )
+            bias = None if head.bias_V is None else torch.as_tensor(head.bias_V, dtype=self._dtype)
+            held = (head.hash, TeacherHead(weight_VD=torch.as_tensor(head.weight_VD, dtype=self._dtype), bias_V=bias))
+            self._heads[role] = held
+        return held[1]
+
+
+def _as_seen(row: Row) -> Rollout:
+    return Rollout(index=row.index, text=row.text, verdict=row.verdict)

@@ -1,0 +1,14 @@
+"""Supervised fine-tuning on references: the baseline that every distillation claim has to be held against.
+
+No teacher: the data's reference solution is the completion, and its tokens' negative log-likelihood is the loss.
+"""
+
+from preceptor_trainer.parts.objectives import NLL
+from preceptor_trainer.parts.rollouts import Dataset
+from preceptor_trainer.recipe import Recipe
+
+RECIPE = Recipe(
+    paper="baseline",
+    rollout=Dataset(),
+    objective=(NLL(),),
+)
