@@ -106,33 +106,33 @@ class Child:
         self.backoff_seconds = min(self.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
         return code
 
-    def stop(self, *, at_once: bool) -> None:
-        """SIGTERM, wait, then SIGKILL for it and whatever it started."""
+    def stop(self, at_once: threading.Event) -> None:
+        """SIGTERM, wait (unless `at_once` is or gets set), then SIGKILL for it and whatever it started."""
         if self.popen is None:
             return
-        if self.popen.poll() is None and not at_once:
+        if self.popen.poll() is None and not at_once.is_set():
             self.popen.terminate()
-            try:
-                self.popen.wait(self.process.stop_seconds)
-            except subprocess.TimeoutExpired:
-                self._merged.info("%-8s still there after %.0f s: killed", self.process.name, self.process.stop_seconds)
+            deadline = time.monotonic() + self.process.stop_seconds
+            while self.popen.poll() is None and time.monotonic() < deadline and not at_once.wait(0.02):
+                pass
+            if self.popen.poll() is None:
+                self._merged.info("%-8s did not stop by itself: killed", self.process.name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
         if self._reader is not None:
             self._reader.join(timeout=2)
-        if self.popen.stdout is not None:
-            self.popen.stdout.close()
         for handler in self._own.handlers:
             handler.close()
 
     def _read(self, popen: subprocess.Popen[bytes]) -> None:
         assert popen.stdout is not None
-        for raw in popen.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            self.last_words.append(line)
-            self._own.info("%s", line)
-            self._merged.info("%-8s %s", self.process.name, line)
+        with popen.stdout as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                self.last_words.append(line)
+                self._own.info("%s", line)
+                self._merged.info("%-8s %s", self.process.name, line)
 
 
 class Supervisor:
@@ -146,7 +146,7 @@ class Supervisor:
         self._merged = _file_logger(f"preceptor.up.{id(self)}", logs / MERGED_LOG)
         self._children: list[Child] = []
         self._stopping = threading.Event()
-        self._at_once = False
+        self._at_once = threading.Event()
 
     def start(self, processes: Sequence[Process]) -> None:
         """Start them together and return when all are ready. Raises StartFailed; what had started goes on."""
@@ -187,7 +187,8 @@ class Supervisor:
 
     def request_stop(self) -> None:
         """Ask `run` to return; asked twice, `stop` no longer waits for anybody. Safe in a signal handler."""
-        self._at_once = self._stopping.is_set()
+        if self._stopping.is_set():
+            self._at_once.set()
         self._stopping.set()
 
     @property
@@ -197,7 +198,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stop all, last started first."""
         for child in reversed(self._children):
-            child.stop(at_once=self._at_once)
+            child.stop(self._at_once)
         for handler in self._merged.handlers:
             handler.close()
 
