@@ -70,7 +70,10 @@ def parse_run(content: dict[str, Any], *, where: str, task: str | None = None) -
         return RunFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in ("task", "dataset"))
+        path = [str(part) for part in first["loc"]]
+        if path[:1] == ["data"]:
+            del path[1:2]  # which kind of data it was taken for
+        field = ".".join(path)
         raise Invalid(
             f"{where}: {field or 'the run'}: {first['msg']}.",
             field=field or None,

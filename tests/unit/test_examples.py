@@ -1,0 +1,52 @@
+"""Every example is a run that could be started: it parses, its recipe and task exist, its roles are filled."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from preceptor.cli.runfile import FileSource, load_run_file
+from preceptor.wire.data import DatasetSource
+from preceptor.wire.runs import Training
+from preceptor_trainer import recipes
+from preceptor_trainer.data import check_columns, open_data
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(EXAMPLES.rglob("*.toml"))
+
+
+def test_there_are_examples() -> None:
+    assert {recipes_of(path) for path in FILES} == {"opsd", "opd", "sft"}
+
+
+def recipes_of(path: Path) -> str:
+    return load_run_file(path, {}).recipe
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_example_loads(path: Path) -> None:
+    run = load_run_file(path, {})
+    recipe = recipes.load(run.recipe).override(run.overrides)
+    assert set(run.teachers) == recipe.roles
+    training = Training.model_validate({**recipe.training, **run.training})
+    if isinstance(run.data, FileSource):
+        file = (path.parent / run.data.file).resolve()
+        source = DatasetSource(
+            artifact="sha256:" + "0" * 64,
+            columns=run.data.columns,
+            verifier=run.data.verifier,
+            held_out=run.data.held_out,
+        )
+        data = open_data(source, file.parent)
+    else:
+        data = open_data(run.data)
+    check_columns(data, recipe)
+    trained = {task.id for step in range(3) for task in data.train(step, training.batch, training.seed)}
+    assert not trained & {task.id for task in data.held_out(training.evaluate_items)}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
+def test_every_program_says_what_it_does(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
