@@ -111,7 +111,13 @@ class Loop:
         self._writer = Writer(recipe.rollout, self._model, sampler, seed)
         self._learner = Learner(recipe, self._model, run.training)
         self._opinions = Opinions(recipe, self._model, scorer, seed, self._learner.dtype)
-        self._evaluator = self._make_evaluator(sampler, recipe.rollout.max_tokens)
+        self._evaluator = Evaluator(
+            self._model,
+            sampler,
+            data.held_out(run.training.evaluate_items),
+            self._verifier,
+            recipe.rollout.max_tokens,
+        )
         self._state = CheckpointState(step=0, seed=seed, train_seconds=0.0)
         self._latest = resume
         if resume is not None:
@@ -121,7 +127,7 @@ class Loop:
     def go(self) -> Ended:
         """All steps that are left."""
         training = self._run.training
-        if self._state.step == 0 and self._state.baseline is None:
+        if self._state.baseline is None:
             self._state.baseline = self._evaluate(0)
         last = None
         for step in range(self._state.step + 1, training.steps + 1):
@@ -165,15 +171,7 @@ class Loop:
             teachers=self._scorer.take_ledger(),
         )
 
-    def _make_evaluator(self, sampler: LocalSampler, max_tokens: int) -> Evaluator | None:
-        items = self._run.training.evaluate_items
-        if not items:
-            return None
-        return Evaluator(self._model, sampler, self._data.held_out(items), self._verifier, max_tokens)
-
-    def _evaluate(self, step: int) -> Evaluation | None:
-        if self._evaluator is None:
-            return None
+    def _evaluate(self, step: int) -> Evaluation:
         evaluation = self._evaluator.evaluate(step)
         self._reporter.evaluation(evaluation)
         return evaluation
@@ -186,15 +184,16 @@ class Loop:
             shutil.rmtree(self._latest)
         self._latest = folder
 
-    def _finish(self, last: Evaluation | None) -> Ended:
+    def _finish(self, last: Evaluation) -> Ended:
         first = self._state.baseline
+        assert first is not None, "every run is evaluated before its first step"
         result = RunResult(
             task=self._data.name,
-            n=first.n if first else 0,
-            before=first.accuracy if first else None,
-            after=last.accuracy if last else None,
-            gain=last.accuracy - first.accuracy if first and last else None,
-            ci95=gain_interval(first.hits, last.hits) if first and last else None,
+            n=first.n,
+            before=first.accuracy,
+            after=last.accuracy,
+            gain=last.accuracy - first.accuracy,
+            ci95=gain_interval(first.hits, last.hits),
             steps=self._state.step,
             train_seconds=self._state.train_seconds,
         )

@@ -86,7 +86,8 @@ class Writer:
     def _given(self, task: Task, index: int, plan: Plan, prompt: tuple[int, ...], step: int) -> Row:
         if plan.completion is None:
             raise CannotWrite(f"rollout: the plan takes task {task.id}'s completion from the data but names none")
-        ids = [*self._model.tokenizer.encode(plan.completion, add_special_tokens=False), min(eos_ids(self._model))]
+        ends = sorted(eos_ids(self._model))[:1]
+        ids = [*self._model.tokenizer.encode(plan.completion, add_special_tokens=False), *ends]
         kept = ids[: self._policy.max_tokens]
         return Row(
             task=task,
