@@ -15,11 +15,9 @@ from preceptor.cli.models import model_folder
 from preceptor.errors import Invalid, PreceptorError
 
 if TYPE_CHECKING:
+    from preceptor.wire.teachers import Teacher
     from preceptor_services.supervisor import Happening
     from preceptor_services.up import Ready
-
-SHIPPED_MODEL = "tiny"
-"""The model that comes with Preceptor, by the name that the trainer knows it under."""
 
 Home = Annotated[Path, typer.Option(help="Where everything lies that is kept: database, artifacts, logs.")]
 
@@ -39,36 +37,39 @@ def up(
     host: Annotated[str, typer.Option(help="Address of the control plane.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the control plane; 0: any.")] = 8420,
     teacher_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the teacher; 0: any.")] = 8421,
-    teacher_model: Annotated[str, typer.Option(help="The teacher's model: a folder or a name.")] = SHIPPED_MODEL,
+    teacher_model: Annotated[str | None, typer.Option(help="A folder or a name; else the shipped model.")] = None,
     register_teacher: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Register the teacher; needs PRECEPTOR_KEY after the first start."),
     ] = None,
-    new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key; print it.")] = False,
+    new_admin_key: Annotated[
+        bool, typer.Option("--new-admin-key", help="Make a new admin key in place of a lost one.")
+    ] = False,
     as_json: output.Json = False,
 ) -> None:
     """Run all of Preceptor on this machine until Ctrl-C: control plane, worker, teacher, broker, database."""
     with _extra("up", "services,trainer"):
         from preceptor_services.supervisor import StartFailed
-        from preceptor_services.up import TEACHER_KEY_ENV, UpSettings, run_up
+        from preceptor_services.up import TEACHER_KEY_ENV, UpSettings, run_up, shipped_model
 
     def on_ready(ready: Ready) -> None:
+        _announce(ready, as_json)  # first: the admin key is shown this once, whatever becomes of the rest
         if register_teacher is not None:
-            _register(ready, register_teacher, TEACHER_KEY_ENV)
-        _announce(ready, as_json)
+            _show_registered(_register(ready, register_teacher, TEACHER_KEY_ENV), as_json)
 
-    settings = UpSettings(
-        home=home.expanduser(),
-        host=host,
-        port=port,
-        teacher_port=teacher_port,
-        teacher_model=model_folder(teacher_model),
-        new_admin_key=new_admin_key,
-    )
+    home = home.expanduser()
     try:
+        settings = UpSettings(
+            home=home,
+            host=host,
+            port=port,
+            teacher_port=teacher_port,
+            teacher_model=model_folder(teacher_model) if teacher_model else shipped_model(),
+            new_admin_key=new_admin_key,
+        )
         run_up(settings, on_ready=on_ready, tell=lambda happening: _tell(happening, as_json))
     except StartFailed as error:
-        raise PreceptorError(str(error), remedy=f"The logs are in {settings.home / 'logs'}.") from None
+        raise PreceptorError(str(error), remedy=f"The logs are in {home / 'logs'}.") from None
 
 
 def api(as_json: output.Json = False) -> None:
@@ -139,7 +140,13 @@ def _tell(happening: Happening, as_json: bool) -> None:
         output.console.print(f"{happening.process} started again (pid {happening.pid})")
 
 
-def _register(ready: Ready, name: str, key_env: str) -> None:
+def _show_registered(teacher: Teacher, as_json: bool) -> None:
+    if as_json:
+        return output.show_json({"event": "registered", "teacher": teacher.name, "state": teacher.state.value})
+    output.console.print(f"The teacher is registered as {teacher.name}: {output.cell(teacher.state.value)}.")
+
+
+def _register(ready: Ready, name: str, key_env: str) -> Teacher:
     """Register the embedded teacher, or look at it again when it is registered already."""
     from preceptor.cli.session import read_key
     from preceptor.client import Client
@@ -150,15 +157,14 @@ def _register(ready: Ready, name: str, key_env: str) -> None:
         try:
             known = client.teachers.get(name)
         except NotFound:
-            client.teachers.add(TeacherCreate(name=name, url=ready.teacher_url, key_env=key_env))
-        else:
-            if known.url != ready.teacher_url:
-                raise Invalid(
-                    f"The teacher {name} is registered at {known.url}, not at {ready.teacher_url}.",
-                    field="--register-teacher",
-                    remedy="Choose another name, or start with the --teacher-port it had.",
-                )
-            client.teachers.probe(name)
+            return client.teachers.add(TeacherCreate(name=name, url=ready.teacher_url, key_env=key_env))
+        if known.url != ready.teacher_url:
+            raise Invalid(
+                f"The teacher {name} is registered at {known.url}, not at {ready.teacher_url}.",
+                field="--register-teacher",
+                remedy="Choose another name, or start with the --teacher-port it had.",
+            )
+        return client.teachers.probe(name)
 
 
 @contextmanager

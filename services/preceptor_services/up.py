@@ -56,7 +56,7 @@ class UpSettings:
     teacher_name: str = "embedded"
     """What the teacher calls itself."""
     new_admin_key: bool = False
-    """Make another admin key though this is not the first start."""
+    """Make an admin key though this is not the first start; the one of the first start stops working."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +100,16 @@ def run_up(settings: UpSettings, *, on_ready: Callable[[Ready], None], tell: Cal
                     supervisor.run()
             finally:
                 supervisor.stop()
+
+
+def shipped_model() -> Path:
+    """The model that comes with Preceptor. Raises StartFailed where this installation has none."""
+    packaged = Path(__file__).parents[1] / "preceptor_trainer" / "models" / "tiny"
+    checkout = Path(__file__).parents[2] / "models" / "tiny"
+    for folder in (packaged, checkout):
+        if folder.is_dir():
+            return folder
+    raise StartFailed("This installation came without the shipped model. Name one with --teacher-model FOLDER.")
 
 
 class _Plan:

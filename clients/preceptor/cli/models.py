@@ -1,7 +1,7 @@
 """What people write for a model, and the artifact that a run names instead.
 
 A model is a folder, `sha256:...` (an artifact), `hub:org/name@revision`, or a name that an installed package knows (the
-trainer knows `tiny`, which ships with it, and `smollm2`). Whatever is not an artifact becomes a folder and is pushed.
+trainer knows `smollm2`). Whatever is not an artifact becomes a folder and is pushed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,9 @@ def model_folder(ref: str, *, base: Path | None = None) -> Path:
     for entry in entry_points(group=MODELS_GROUP):
         try:
             resolve: Callable[[str], Path] = entry.load()
+            return resolve(ref)
         except ImportError:
             needs_extra(f"The model {ref!r} is no folder here; reading it by name", "trainer")
-        try:
-            return resolve(ref)
-        except (ValueError, OSError) as error:
-            raise Invalid(f"The model {ref!r} cannot be had: {error}", field="student") from error
     raise Invalid(
         f"The model {ref!r} is neither an artifact nor a folder here ({folder.resolve()}).",
         field="student",
