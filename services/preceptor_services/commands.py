@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
@@ -16,9 +16,11 @@ from preceptor.errors import Invalid, PreceptorError
 
 if TYPE_CHECKING:
     from preceptor.wire.teachers import Teacher
+    from preceptor_services.settings import ServiceSettings
     from preceptor_services.supervisor import Happening
     from preceptor_services.up import Ready
 
+SettingsKind = TypeVar("SettingsKind", bound="ServiceSettings")
 Home = Annotated[Path, typer.Option(help="Where everything lies that is kept: database, artifacts, logs.")]
 
 teacher = typer.Typer(help="The teacher service.", no_args_is_help=True)
@@ -76,25 +78,16 @@ def api(as_json: output.Json = False) -> None:
     """Run the control plane. Its settings are PRECEPTOR_* variables; see docs/operations.md."""
     with _extra("api", "services"):
         from preceptor_services.api.main import serve
-        from preceptor_services.errors import BadSetting
         from preceptor_services.settings import Settings
-    try:
-        serve(Settings.from_env())
-    except BadSetting as error:
-        raise Invalid(str(error)) from None
+    serve(_settings(Settings))
 
 
 def worker(as_json: output.Json = False) -> None:
     """Run a trainer's process: takes runs from the queue, one at a time. Needs PRECEPTOR_URL, _KEY and _BROKER_URL."""
     with _extra("worker", "services,trainer"):
-        from preceptor_services.errors import BadSetting
         from preceptor_services.worker.app import run_worker
         from preceptor_services.worker.settings import WorkerSettings
-    try:
-        code = run_worker(WorkerSettings.from_env())
-    except BadSetting as error:
-        raise Invalid(str(error)) from None
-    raise typer.Exit(code)
+    raise typer.Exit(run_worker(_settings(WorkerSettings)))
 
 
 def _announce(ready: Ready, as_json: bool) -> None:
@@ -165,6 +158,24 @@ def _register(ready: Ready, name: str, key_env: str) -> Teacher:
                 remedy="Choose another name, or start with the --teacher-port it had.",
             )
         return client.teachers.probe(name)
+
+
+def _settings(kind: type[SettingsKind]) -> SettingsKind:
+    """Settings from the environment. Raises Invalid, naming the variable."""
+    from pydantic import ValidationError
+
+    from preceptor_services.errors import BadSetting
+
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        variable = "PRECEPTOR_" + str(first["loc"][0]).upper()
+        raise Invalid(
+            f"{variable}: {first['msg']}.", field=variable, remedy="Set this environment variable; docs/operations.md."
+        ) from None
+    except BadSetting as error:
+        raise Invalid(str(error)) from None
 
 
 @contextmanager
