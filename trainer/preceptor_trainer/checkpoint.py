@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from preceptor.wire.runs import Evaluation
 from preceptor_trainer.model import Model
@@ -64,7 +65,13 @@ def save(folder: Path, model: Model, optimizer: Optimizer, state: CheckpointStat
 def save_model(model: Model, folder: Path) -> None:
     """A plain Hugging Face folder of the model as it is now."""
     folder.mkdir(parents=True)
-    model.module.save_pretrained(folder)
+    bar_was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.module.save_pretrained(folder)
+    finally:
+        if bar_was_on:
+            logging.enable_progress_bar()
     for name in TOKENIZER_FILES:
         if (model.folder / name).is_file():
             shutil.copyfile(model.folder / name, folder / name)

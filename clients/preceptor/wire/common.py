@@ -60,7 +60,7 @@ class Problem(Wire):
     """What to do about it."""
     field: str | None = None
     """The field of the request that is at fault, as a dotted path."""
-    status: int = Field(500, ge=100, le=599)
+    status: int = Field(default=500, ge=100, le=599)
     """The HTTP status it came with."""
 
 

@@ -36,33 +36,33 @@ class RunState(StrEnum):
 class Training(Wire):
     """The settings of the optimizer and of the loop around it. Defaults < the recipe's own < the user's."""
 
-    steps: int = Field(40, ge=1, le=1_000_000)
+    steps: int = Field(default=40, ge=1, le=1_000_000)
     """Optimizer steps."""
-    batch: int = Field(64, ge=1, le=65_536)
+    batch: int = Field(default=64, ge=1, le=65_536)
     """Tasks a step; each is answered `recipe.rollout.samples` times."""
-    learning_rate: float = Field(5e-4, gt=0, le=1.0, allow_inf_nan=False)
+    learning_rate: float = Field(default=5e-4, gt=0, le=1.0, allow_inf_nan=False)
     """Peak learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates, each in [0, 1)."""
-    weight_decay: float = Field(0.0, ge=0, le=10, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
     """AdamW's decoupled weight decay."""
-    warmup_steps: int = Field(10, ge=0, le=1_000_000)
+    warmup_steps: int = Field(default=10, ge=0, le=1_000_000)
     """Steps over which the learning rate rises linearly to its peak."""
-    clip_norm: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
+    clip_norm: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
     """Largest norm of the gradient; a longer one is scaled down to it."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of everything random in the run."""
-    microbatch_tokens: int = Field(8192, ge=1, le=2**31 - 1)
+    microbatch_tokens: int = Field(default=8192, ge=1, le=2**31 - 1)
     """Tokens that go through the model at once. Changes memory and speed, never the result."""
-    checkpoint_every: int = Field(10, ge=1, le=1_000_000)
+    checkpoint_every: int = Field(default=10, ge=1, le=1_000_000)
     """Steps between checkpoints."""
-    evaluate_every: int = Field(10, ge=1, le=1_000_000)
+    evaluate_every: int = Field(default=10, ge=1, le=1_000_000)
     """Steps between evaluations. There is always one before the first step and one after the last."""
-    evaluate_items: int = Field(200, ge=2, le=1_000_000)
+    evaluate_items: int = Field(default=200, ge=2, le=1_000_000)
     """Held-out tasks an evaluation asks."""
-    samples_kept: int = Field(2, ge=0, le=64)
+    samples_kept: int = Field(default=2, ge=0, le=64)
     """Rollouts recorded with their per-token scores, a step."""
-    threads: int = Field(1, ge=1, le=1024)
+    threads: int = Field(default=1, ge=1, le=1024)
     """CPU threads of the trainer."""
 
 

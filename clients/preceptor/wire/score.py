@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 import numpy as np
@@ -168,8 +168,8 @@ def _check_options(request: ScoreRequest) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scores:
-    """What a teacher answered, for every scored position in request order. All arrays float32 unless said otherwise."""
+class Numbers:
+    """What was computed, for every scored position in request order. All arrays float32 unless said otherwise."""
 
     offsets: NDArray[np.int64]
     """[B+1] where each completion's positions begin."""
@@ -188,7 +188,18 @@ class Scores:
     logsumexp_T: NDArray[np.float32] | None = None
     """Of the logits, after the temperature."""
     rank_T: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores(Numbers):
+    """What a teacher answered: the numbers, and who said them."""
+
     stamp: Stamp
+
+    @classmethod
+    def stamped(cls, numbers: Numbers, stamp: Stamp) -> Scores:
+        """Numbers under a stamp."""
+        return cls(**{field.name: getattr(numbers, field.name) for field in fields(Numbers)}, stamp=stamp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

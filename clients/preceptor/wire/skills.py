@@ -14,7 +14,7 @@ class SkillBankCreate(Wire):
 
     name: Name
     """Its name."""
-    description: str = Field("", max_length=2000)
+    description: str = Field(default="", max_length=2000)
     """What it is about."""
 
 
@@ -40,9 +40,9 @@ class SkillCreate(Wire):
 
     skill: str = Field(min_length=1, max_length=20_000)
     """What to do: the advice a teacher is shown."""
-    mistake: str = Field("", max_length=20_000)
+    mistake: str = Field(default="", max_length=20_000)
     """What went wrong without it."""
-    task: str | None = Field(None, max_length=200)
+    task: str | None = Field(default=None, max_length=200)
     """The task, or the kind of task, that it was learned from."""
     tags: tuple[Name, ...] = Field((), max_length=32)
     """Words to find it by."""

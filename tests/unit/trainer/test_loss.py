@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -291,7 +292,7 @@ def test_the_sampled_gradient_is_the_reverse_kl_s_in_expectation() -> None:
     s_V = (hidden_TD @ head.weight_VD.detach().T).softmax(-1)[0]
     expected_TD = torch.zeros_like(hidden_TD)
     for token in range(len(s_V)):
-        row = [type(rows[0])(**{n: getattr(rows[0], n) for n in rows[0].__slots__} | {"completion_ids": (token,)})]
+        row = [replace(rows[0], completion_ids=(token,))]
         sampled = with_head(row, "t", slot.hidden_TD, slot.head, torch.ones(1, dtype=torch.float64))
         _, grad_TD, _ = run(recipe(SampledReverseKL(importance=False)), toy_batch(row, sampled), hidden_TD, head)
         expected_TD += s_V[token] * grad_TD

@@ -1,0 +1,144 @@
+"""Doubles at the trainer's two seams: teachers in the process instead of over HTTP, and a reporter that remembers.
+
+The real things are tested where they live: the pool in the SDK's tests, both together in the platform tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+
+from preceptor.wire.runs import Evaluation, Run, Sample, StepReport, TeacherLedger, Training
+from preceptor.wire.score import Head as WireHead
+from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.teachers import Stamp, Values
+from preceptor_trainer.loop import Signal
+from preceptor_trainer.model import Model, head_of
+from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.scoring import score
+from preceptor_trainer.verifiers import Exact
+from preceptor_trainer.views import Message, Task
+
+
+class LocalScorer:
+    """Every role answered by models of this process, through the engine that the teacher service uses."""
+
+    def __init__(self, models: dict[str, Model]) -> None:
+        self._models = models
+        self.asked: list[tuple[str, ScoreRequest]] = []
+
+    def score(self, role: str, request: ScoreRequest) -> Scores:
+        self.asked.append((role, request))
+        return Scores.stamped(score(self._models[role], request), self._stamp(role, request))
+
+    def head(self, role: str) -> WireHead:
+        weight_VD, bias_V = head_of(self._models[role].module)
+        return WireHead(
+            hash=HEAD,
+            weight_VD=weight_VD.detach().numpy(),
+            bias_V=None if bias_V is None else bias_V.detach().numpy(),
+        )
+
+    def take_ledger(self) -> dict[str, TeacherLedger]:
+        return {}
+
+    def _stamp(self, role: str, request: ScoreRequest) -> Stamp:
+        return Stamp(
+            teacher=role,
+            model="tiny",
+            weights_version=0,
+            head_hash=HEAD,
+            engine="test",
+            device="cpu",
+            dtype="float32",
+            temperature=1.0,
+            values=Values.RAW,
+            context_hashes=tuple("sha256:" + f"{index:064x}" for index in range(len(request.contexts))),
+            queued_seconds=0.0,
+            computed_seconds=0.0,
+        )
+
+
+HEAD = "sha256:" + "0" * 64
+
+
+class Remembering:
+    """A reporter that keeps everything it is told, and says stop when asked to."""
+
+    def __init__(self, signal: Callable[[int], Signal] = lambda step: Signal.GO) -> None:
+        self._signal = signal
+        self.steps: list[StepReport] = []
+        self.samples: list[Sample] = []
+        self.evaluations: list[Evaluation] = []
+        self.checkpoints: list[tuple[int, Path]] = []
+
+    def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
+        self.steps.append(report)
+        self.samples.extend(samples)
+        return self._signal(report.step)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def checkpoint(self, folder: Path, step: int) -> None:
+        self.checkpoints.append((step, folder))
+
+    @property
+    def losses(self) -> list[float]:
+        return [report.metrics["loss"] for report in self.steps]
+
+
+class ToyData:
+    """Two-letter words and their reversal."""
+
+    name = "toy"
+    columns = frozenset({"answer", "reference"})
+    verifier: Verifier = Exact()
+
+    def train(self, step: int, batch: int, seed: int) -> list[Task]:
+        rng = Random(f"{seed}/{step}")
+        return [self._task(rng) for _ in range(batch)]
+
+    def held_out(self, count: int) -> list[Task]:
+        rng = Random("held out")
+        return [self._task(rng) for _ in range(count)]
+
+    def _task(self, rng: Random) -> Task:
+        word = "".join(rng.choice("abcd") for _ in range(4))
+        return Task(
+            id=word,
+            messages=(Message(role="user", content=f"{word}?"),),
+            answer=word[::-1],
+            reference=f"it is {word[::-1]}",
+        )
+
+
+def toy_run(recipe: Recipe, **training: object) -> Run:
+    """A run of a recipe, small and seeded."""
+    now = "2026-01-01T00:00:00Z"
+    settings = {"steps": 4, "batch": 3, "evaluate_items": 4, "evaluate_every": 2, "checkpoint_every": 2, **training}
+    return Run.model_validate(
+        {
+            "id": "run-1",
+            "name": "toy",
+            "recipe": "test",
+            "overrides": {},
+            "resolved": recipe.model_dump(mode="json"),
+            "student": "sha256:" + "0" * 64,
+            "teachers": {},
+            "data": {"kind": "task", "task": "toy"},
+            "training": Training.model_validate(settings),
+            "state": "running",
+            "step": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+    )
+
+
+def weights_of(model: Model) -> torch.Tensor:
+    """All weights in one vector."""
+    return torch.cat([each.detach().flatten() for each in model.module.parameters()])
