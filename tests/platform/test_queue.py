@@ -1,0 +1,76 @@
+"""What travels over the broker: one run id as JSON, and nothing that could run code."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from kombu.exceptions import ContentDisallowed
+from kombu.serialization import prepare_accept_content
+
+from preceptor_services.queue import ADVANCE_RUN, RUNS_QUEUE, CeleryQueue, QueueUnavailable, celery_app
+from tests.platform.stack import Stack, free_port
+
+
+@pytest.fixture(scope="module")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    stack = Stack(tmp_path_factory.mktemp("broker"), "sqlite://")
+    try:
+        stack.start_broker()
+        yield stack.broker_url
+    finally:
+        stack.close()
+
+
+def test_a_message_is_one_run_id_in_json(broker_url: str) -> None:
+    queue = CeleryQueue(broker_url)
+    queue.enqueue_run("run-1")
+    queue.close()
+    with redis.Redis.from_url(broker_url) as server:
+        message = json.loads(server.lpop(RUNS_QUEUE))  # pyright: ignore[reportArgumentType]
+    assert message["content-type"] == "application/json"
+    assert message["headers"]["task"] == ADVANCE_RUN
+    arguments, named, embedded = json.loads(base64.b64decode(message["body"]))
+    assert (arguments, named) == (["run-1"], {})
+    assert not any(embedded.values())
+
+
+def test_a_pickled_message_is_refused(broker_url: str, tmp_path: Path) -> None:
+    """Its bytes are never unpickled, so what hides in them does not run."""
+    trap = tmp_path / "trap"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (trap,))
+
+    queue = CeleryQueue(broker_url)
+    queue.enqueue_run("run-1")
+    queue.close()
+    with redis.Redis.from_url(broker_url) as server:
+        message = json.loads(server.lpop(RUNS_QUEUE))  # pyright: ignore[reportArgumentType]
+        body = base64.b64encode(pickle.dumps(Trap())).decode()
+        message |= {"content-type": "application/x-python-serialize", "content-encoding": "binary", "body": body}
+        server.rpush(RUNS_QUEUE, json.dumps(message))
+    app = celery_app(broker_url)
+    with app.connection_for_read() as connection:
+        received = connection.SimpleQueue(RUNS_QUEUE)
+        received.consumer.accept = prepare_accept_content(app.conf.accept_content)
+        with pytest.raises(ContentDisallowed):
+            received.get(timeout=5)
+        received.close()
+    app.close()
+    assert not trap.exists()
+
+
+def test_a_broker_that_is_not_there_is_named_without_its_password() -> None:
+    port = free_port()
+    queue = CeleryQueue(f"redis://:secret@127.0.0.1:{port}/0")
+    with pytest.raises(QueueUnavailable, match=rf"127\.0\.0\.1:{port}.*PRECEPTOR_BROKER_URL") as caught:
+        queue.enqueue_run("run-1")
+    queue.close()
+    assert "secret" not in str(caught.value)
