@@ -25,7 +25,7 @@ def test_no_folder_says_what_can_be_named(tmp_path: Path) -> None:
         resolve_model(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("ref", ["hub:name", "hub:org/name", "hub:org/name@", "hub:../x@main", "hub:a/b/c@main"])
+@pytest.mark.parametrize("ref", ["hub:name", "hub:org/name", "hub:org/name@", "hub:a/b/c@main"])
 def test_a_hub_model_needs_its_revision(ref: str) -> None:
     with pytest.raises(Invalid, match="hub:org/name@revision"):
         resolve_model(ref)

@@ -1,4 +1,4 @@
-"""Scores equal a float64 forward of each completion alone, whatever shares its batch; every support, ragged or empty."""
+"""Scores equal a float64 forward of each completion alone, whatever shares its batch; every support, any raggedness."""
 
 from __future__ import annotations
 
