@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from preceptor.client import Client
 from preceptor.wire.artifacts import ArtifactKind
-from preceptor.wire.runs import (
-    CheckpointReport,
-    Evaluation,
-    LeaseGrant,
-    LeaseStatus,
-    Note,
-    Sample,
-    StepReport,
-    StepsReport,
-)
+from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Sample, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
 from preceptor_trainer.loop import Signal
-
-_log = logging.getLogger(__name__)
 
 
 class RunReporter:
     """The loop's `Reporter`. Every method raises LeaseLost once the run is no longer this worker's.
 
     After a resume the loop recomputes the steps between its checkpoint and the last recorded one. They are sent like
-    any other, and the control plane stores none twice; how far they came out from the recorded ones is noted once.
+    any other: the control plane stores none twice, and says how far they came out from the recorded ones.
     """
 
     def __init__(self, client: Client, grant: LeaseGrant, lease: Lease, stopping: threading.Event) -> None:
@@ -39,32 +25,20 @@ class RunReporter:
         self._run = grant.run
         self._lease = lease
         self._stopping = stopping
-        self._from_step = grant.run.checkpoint.step if grant.run.checkpoint else 0
-        self._recorded_step = grant.recorded_step
-        self._recorded_loss: dict[int, float] = {}
-        self._largest_difference = 0.0
-        self.step_done = self._from_step
-        """The last step that the loop has finished."""
         self.checkpoint_step = grant.run.checkpoint.step if grant.run.checkpoint else None
         """Where the run would go on from; None: at the beginning."""
-
-    def begin(self) -> None:
-        """Say where a resumed run goes on, or get ready to compare what it recomputes."""
-        if self._run.attempt <= 1 and self._from_step == 0 and self._recorded_step == 0:
-            return
-        if self._recorded_step <= self._from_step:
-            self._note_resumed(largest_difference=None)
-            return
-        recorded = self._lease.report(lambda: list(self._client.runs.metrics(self._run.id, after=self._from_step)))
-        self._recorded_loss = {each.step: each.metrics["loss"] for each in recorded}
+        self.step_done = self.checkpoint_step or 0
+        """The last step that the loop has finished."""
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         """Record a step; the answer is what the loop has to do next."""
         self._send(StepsReport(fence=self._lease.fence, steps=[report], samples=list(samples)))
         self.step_done = report.step
-        if report.step <= self._recorded_step:
-            self._compare(report)
-        return self._next()
+        if self._lease.cancel:
+            return Signal.CANCEL
+        if self._stopping.is_set():
+            return Signal.STOP
+        return Signal.PAUSE if self._lease.pause else Signal.GO
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Record an evaluation."""
@@ -72,42 +46,11 @@ class RunReporter:
 
     def checkpoint(self, folder: Path, step: int) -> None:
         """Upload a checkpoint, then name it as the one to go on from."""
-        artifact = self._lease.report(
-            lambda: self._client.artifacts.push(folder, ArtifactKind.CHECKPOINT, f"{self._run.name}-step-{step}")
-        )
+        name = f"{self._run.name}-step-{step}"
+        artifact = self._lease.report(lambda: self._client.artifacts.push(folder, ArtifactKind.CHECKPOINT, name))
         report = CheckpointReport(fence=self._lease.fence, step=step, artifact=artifact)
         self._lease.heard(self._lease.report(lambda: self._client.runs.checkpoint(self._run.id, report)))
         self.checkpoint_step = step
 
-    def note(self, kind: Literal["note", "resumed", "error"], data: Mapping[str, Any]) -> None:
-        """Tell whoever watches the run."""
-        note = Note(fence=self._lease.fence, kind=kind, data=dict(data))
-        self._lease.heard(self._lease.report(lambda: self._client.runs.note(self._run.id, note)))
-
     def _send(self, report: StepsReport) -> None:
-        status: LeaseStatus = self._lease.report(lambda: self._client.runs.report(self._run.id, report))
-        self._lease.heard(status)
-
-    def _next(self) -> Signal:
-        if self._lease.cancel:
-            return Signal.CANCEL
-        if self._stopping.is_set():
-            return Signal.STOP
-        return Signal.PAUSE if self._lease.pause else Signal.GO
-
-    def _compare(self, report: StepReport) -> None:
-        recorded, again = self._recorded_loss.get(report.step, math.nan), report.metrics["loss"]
-        if recorded != again:  # also where one of them is not a number
-            difference = abs(recorded - again)
-            self._largest_difference = max(self._largest_difference, math.inf if math.isnan(difference) else difference)
-        if report.step == self._recorded_step:
-            self._note_resumed(largest_difference=self._largest_difference)
-
-    def _note_resumed(self, *, largest_difference: float | None) -> None:
-        data = {
-            "from_step": self._from_step,
-            "recorded_step": self._recorded_step,
-            "largest_difference": largest_difference,
-        }
-        _log.info("run %s: resumed %s", self._run.id, data)
-        self.note("resumed", data)
+        self._lease.heard(self._lease.report(lambda: self._client.runs.report(self._run.id, report)))

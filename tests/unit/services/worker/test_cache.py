@@ -1,0 +1,74 @@
+"""Artifacts are pulled once, whole or not at all, and forgotten oldest first."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from preceptor.client import Client
+from preceptor.errors import Corrupt
+from preceptor_services.worker.cache import KEPT_SECONDS, ArtifactCache
+
+FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
+
+
+class Artifacts:
+    """A store whose artifacts are one file of a hundred bytes."""
+
+    def __init__(self) -> None:
+        self.pulled = list[str]()
+        self.broken = False
+
+    def pull(self, artifact: str, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"x" * 100)
+        if self.broken:
+            raise Corrupt("A hash differs.")
+        self.pulled.append(artifact)
+        return folder
+
+
+def cache_on(folder: Path, artifacts: Artifacts, limit: int) -> ArtifactCache:
+    return ArtifactCache(cast(Client, SimpleNamespace(artifacts=artifacts)), folder, limit)
+
+
+def test_what_was_pulled_is_not_pulled_again(tmp_path: Path) -> None:
+    artifacts = Artifacts()
+    cache = cache_on(tmp_path, artifacts, 10**9)
+    folder = cache.folder_of(FIRST)
+    assert (folder / "weights").stat().st_size == 100
+    assert cache.folder_of(FIRST) == folder
+    assert cache_on(tmp_path, artifacts, 10**9).folder_of(FIRST) == folder
+    assert artifacts.pulled == [FIRST]
+
+
+def test_half_an_artifact_is_never_there(tmp_path: Path) -> None:
+    artifacts = Artifacts()
+    cache = cache_on(tmp_path, artifacts, 10**9)
+    artifacts.broken = True
+    with pytest.raises(Corrupt):
+        cache.folder_of(FIRST)
+    assert not list((tmp_path / "artifacts").iterdir())
+    artifacts.broken = False
+    assert cache.folder_of(FIRST).is_dir()
+
+
+def test_the_longest_unused_goes_first_and_nothing_recent_goes(tmp_path: Path) -> None:
+    artifacts = Artifacts()
+    cache = cache_on(tmp_path, artifacts, 150)
+    old, older = cache.folder_of(FIRST), cache.folder_of(SECOND)
+    long_ago = time.time() - 2 * KEPT_SECONDS
+    os.utime(old, (long_ago, long_ago))
+    os.utime(older, (long_ago - 60, long_ago - 60))
+    cache.folder_of(THIRD)
+    assert old.is_dir() and not older.is_dir()
+
+    full = cache_on(tmp_path / "full", artifacts, 0)
+    recent = full.folder_of(FIRST)
+    full.folder_of(SECOND)
+    assert recent.is_dir(), "a run may be reading it"
