@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from preceptor.errors import BadScores
 from preceptor_trainer.batch import Batch, Slot, narrow_view
 from preceptor_trainer.recipe import Recipe, Support, Target, Term, at
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
@@ -30,12 +31,14 @@ AGREEMENT = 0.05
 0.02)."""
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(FloatingPointError):
     """A term gave NaN or infinity on a token that counts."""
 
 
-class TeacherDisagrees(ArithmeticError):
+class TeacherDisagrees(BadScores):
     """A teacher's hidden states and head do not give the log-probabilities it answered."""
+
+    slug, title = "teacher-disagrees", "Teacher disagrees with itself"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +176,9 @@ def _opinion(slot: Slot, token_T: Tensor, start: int, stop: int, support: Suppor
     if not gap <= AGREEMENT * max(1.0, float(answered_T.abs().amax()) if len(token_T) else 1.0):
         raise TeacherDisagrees(
             f"context '{slot.context}': teacher '{slot.role}' answered log-probabilities that differ by {gap:.3g} nats "
-            "from those its hidden states and head give; its head is of other weights, so probe the teacher again"
+            "from those its hidden states and head give.",
+            teacher=slot.role,
+            remedy="Its head is of other weights, or its numbers are broken: probe it again.",
         )
     return Opinion(logprob_T=logprob_T, present_T=present_T, weight_T=weight_T, logprobs_TK=logprobs_TV)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preceptor.errors import BadScores
 from preceptor.wire.runs import TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
@@ -39,8 +40,10 @@ class Scorer(Protocol):
     def take_ledger(self) -> dict[str, TeacherLedger]: ...
 
 
-class MissingScore(RuntimeError):
+class MissingScore(BadScores):
     """A teacher answered without covering everything it was asked."""
+
+    slug, title = "missing-score", "Missing score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +144,19 @@ class Opinions:
             support=self._recipe.support,
         )
         scores = self._scorer.score(role, request)
+        teacher = scores.stamp.teacher
         if not np.array_equal(scores.offsets, request.scored_offsets):
             raise MissingScore(
-                f"teacher '{role}' was asked about {int(request.scored_offsets[-1])} tokens of {len(wishes)} rollouts "
-                f"and answered for {int(scores.offsets[-1])}; probe it again, and see its log"
+                f"teacher '{teacher}' (role '{role}') was asked about {int(request.scored_offsets[-1])} tokens of "
+                f"{len(wishes)} rollouts and answered for {int(scores.offsets[-1])}.",
+                teacher=teacher,
+                remedy="Probe it again, and see its log.",
             )
         if request.support is Support.FULL and scores.hidden_TD is None:
             raise MissingScore(
-                f"teacher '{role}' was asked for hidden states and sent none; its card must not offer `full`"
+                f"teacher '{teacher}' (role '{role}') was asked for hidden states and sent none.",
+                teacher=teacher,
+                remedy="Its card must not offer `full`: probe it again.",
             )
         answers: dict[tuple[str, int, int], Answer] = {}
         for index, wish in enumerate(wishes):
@@ -218,8 +226,10 @@ class Opinions:
             head = self._scorer.head(role)
             if head.hash != stamp.head_hash:
                 raise MissingScore(
-                    f"teacher '{role}' scored with head {stamp.head_hash} but serves {head.hash}; "
-                    "its weights moved between the two calls, so ask again"
+                    f"teacher '{stamp.teacher}' (role '{role}') scored with head {stamp.head_hash} "
+                    f"but serves {head.hash}.",
+                    teacher=stamp.teacher,
+                    remedy="Its weights moved between the two calls: resume the run.",
                 )
             bias = None if head.bias_V is None else torch.as_tensor(head.bias_V, dtype=self._dtype)
             held = (head.hash, TeacherHead(weight_VD=torch.as_tensor(head.weight_VD, dtype=self._dtype), bias_V=bias))

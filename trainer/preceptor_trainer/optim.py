@@ -11,7 +11,7 @@ from preceptor.wire.runs import Training
 from preceptor_trainer.recipe import Constraint
 
 
-class NonFiniteGradient(ArithmeticError):
+class NonFiniteGradient(FloatingPointError):
     """The gradient's norm is NaN or infinite; the weights were left as they were."""
 
 

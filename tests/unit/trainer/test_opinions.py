@@ -101,7 +101,7 @@ def test_several_prompts_become_several_slots_with_their_weights(model: Model) -
     )
     rows = rows_of(model, recipe)
     scorer = LocalScorer({"self": model, "other": other})
-    with pytest.raises(MissingScore, match="teacher 'other' scored with head"):
+    with pytest.raises(MissingScore, match=r"teacher 'other' \(role 'other'\) scored with head"):
         scorer.head = lambda role: _head(scorer, role)
         Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
     asked = Opinions(recipe, model, LocalScorer({"self": model, "other": other}), 0, torch.float32).ask(rows, 1)
