@@ -87,8 +87,6 @@ class Settings(ServiceSettings):
     """Largest piece of an upload."""
     max_artifact_bytes: int = Field(256 * 1024 * MIB, ge=1)
     """Largest artifact."""
-    probe_seconds: float = Field(60.0, gt=0, le=600)
-    """How long a teacher may take to be probed."""
     refused_networks: Annotated[tuple[str, ...], NoDecode] = (
         "169.254.0.0/16",
         "fe80::/10",

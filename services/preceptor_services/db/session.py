@@ -56,15 +56,17 @@ class Database:
         """`url` as in PRECEPTOR_DATABASE_URL: `sqlite:///path` or `postgresql://user:password@host/name`."""
         self.url = database_url(url)
         self.engine = _engine(self.url)
-        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._sessions = {
+            writes: sessionmaker(self.engine.execution_options(**{_WRITES: writes}), expire_on_commit=False)
+            for writes in (True, False)
+        }
 
     @contextmanager
     def unit(self, *, writes: bool) -> Generator[Unit]:
-        """One unit of work. `writes=False` promises that nothing is changed, and is not held up by a writer."""
-        with self._sessions() as session:
+        """One unit of work. `writes=False` promises that nothing is changed: it is not held up by a writer."""
+        with self._sessions[writes]() as session:
             unit = Unit(session)
-            with session.begin():
-                session.connection(execution_options={_WRITES: writes})
+            with session.begin():  # the database's own transaction begins with the first query
                 yield unit
         unit.run_after()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, Index, String
+from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from preceptor.wire.artifacts import Facts, Manifest
@@ -27,7 +27,7 @@ class Artifact(Base):
 
 
 class Blob(Base):
-    """A content that some manifest names.
+    """A content that some manifest names. Whether it has arrived is the blob folder's to say.
 
     The size is part of its identity: a manifest that states a wrong size for a hash can never be completed, and must
     not stand in the way of the one that states the right size.
@@ -37,5 +37,4 @@ class Blob(Base):
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    whole: Mapped[bool] = mapped_column(Boolean)
     created_at: Mapped[datetime] = mapped_column(Instant)

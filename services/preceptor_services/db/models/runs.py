@@ -9,7 +9,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
-    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -62,13 +61,6 @@ class Run(Base):
 
     checkpoint_step: Mapped[int | None] = mapped_column(Integer)
     checkpoint_artifact: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
-    replay_until: Mapped[int | None] = mapped_column(Integer)
-    """The last step that the current lease has to compute again before it does a new one; None: it has."""
-    replayed: Mapped[int] = mapped_column(Integer, default=0)
-    """Steps that it has computed again so far."""
-    replay_difference: Mapped[float | None] = mapped_column(Double)
-    """Largest difference of a replayed loss to the recorded one, so far."""
-
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)
     """Number of the latest event. Counted here, under the row's lock, so that a reader who has seen event n has seen
     all before it, which an auto-increment shared by concurrent transactions cannot promise."""

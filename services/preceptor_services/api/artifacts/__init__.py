@@ -1,0 +1,1 @@
+"""Models, datasets and checkpoints, under their content hashes."""

@@ -1,0 +1,49 @@
+"""Cursors: where the next page of a list begins. Opaque to whoever holds one, and checked when it comes back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+
+from preceptor.errors import Invalid
+
+
+def _bad() -> Invalid:
+    return Invalid("cursor: it is not one that this list gave out.", field="cursor", remedy="Start without a cursor.")
+
+
+def encode(*parts: str) -> str:
+    """A cursor that stands for these parts."""
+    return base64.urlsafe_b64encode("\n".join(parts).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, parts: int) -> list[str]:
+    """The parts that a cursor stands for. Raises Invalid where it was not made by `encode` with as many."""
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError, ValueError) as error:
+        raise _bad() from error
+    found = raw.split("\n")
+    if len(found) != parts or "\x00" in raw:
+        raise _bad()
+    return found
+
+
+def moment(cursor: str) -> tuple[datetime, str]:
+    """When and which: the cursor of lists that are ordered by time. Raises Invalid."""
+    when, which = decode(cursor, 2)
+    try:
+        at = datetime.fromisoformat(when)
+    except ValueError as error:
+        raise _bad() from error
+    if at.tzinfo is None or not 1970 <= at.year <= 9000:
+        raise _bad()
+    return at, which
+
+
+def number(cursor: str) -> int:
+    """A plain number: the cursor of lists that are ordered by one. Raises Invalid."""
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 10) or int(cursor) > 2**31 - 1:
+        raise _bad()
+    return int(cursor)

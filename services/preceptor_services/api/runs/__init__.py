@@ -1,0 +1,1 @@
+"""Runs: wishes, leases, reports, and what happened."""

@@ -1,0 +1,131 @@
+"""Whether a run's data has what its recipe and its verifier need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Invalid
+from preceptor.wire.artifacts import ArtifactKind, DatasetFacts, ModelFacts
+from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
+from preceptor.wire.runs import Training
+from preceptor_services.api.artifacts import service as artifacts
+from preceptor_trainer import tasks, verifiers
+from preceptor_trainer.recipe import Recipe
+
+PROMPTS = ("prompt", "messages")
+
+
+def check_data(session: Session, recipe: Recipe, spec: DataSpec, training: Training, student: ModelFacts) -> int:
+    """A lower bound of the longest prompt, in the student's tokens (0: nothing is known). Raises Invalid."""
+    if isinstance(spec, TaskSource):
+        _check_task(recipe, spec)
+        return 0
+    facts = _dataset(session, spec)
+    _check_columns(recipe, spec, facts)
+    _check_rows(spec, facts, training)
+    lengths = (facts.columns[column].longest for column in map(spec.column, PROMPTS) if column in facts.columns)
+    return max(lengths, default=0) // max(student.longest_token, 1)
+
+
+def _check_task(recipe: Recipe, spec: TaskSource) -> None:
+    if spec.task not in tasks.names():
+        near = get_close_matches(spec.task, tasks.names(), n=1)
+        known = ", ".join(tasks.names())
+        raise Invalid(
+            f"data.task: there is no task {spec.task[:100]!r}; there are {known}.",
+            field="data.task",
+            remedy=f"Did you mean {near[0]}?" if near else "Choose one of them.",
+        )
+    try:
+        task = tasks.load(spec.task, spec.options)
+    except ValueError as error:
+        raise Invalid(f"data.options: {str(error)[:500]}.", field="data.options") from error
+    for who, columns in _needs(recipe, None):
+        for column in columns:
+            if column not in task.columns:
+                has = ", ".join(sorted(task.columns))
+                raise Invalid(
+                    f"data.task: {who} needs the column '{column}', which task {spec.task} lacks; it has {has}.",
+                    field="data.task",
+                    remedy="Choose another task or another recipe.",
+                )
+
+
+def _needs(recipe: Recipe, verifier: str | None) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Who needs which columns."""
+    for name, context in recipe.contexts.items():
+        yield f"context '{name}'", context.columns
+    judge = recipe.verifier or (None if verifier is None else verifiers.load(verifier))
+    if judge is not None:
+        yield f"verifier '{judge.kind}'", judge.columns
+    if recipe.rollout.kind == "dataset":
+        yield "a rollout from the dataset", ("reference",)
+
+
+def _dataset(session: Session, spec: DatasetSource) -> DatasetFacts:
+    facts = artifacts.ready_facts(session, spec.artifact, ArtifactKind.DATASET, "data.artifact")
+    assert isinstance(facts, DatasetFacts)
+    if spec.verifier not in verifiers.names():
+        known = ", ".join(verifiers.names())
+        raise Invalid(
+            f"data.verifier: there is no verifier {spec.verifier!r}; there are {known}.",
+            field="data.verifier",
+            remedy="Choose one of them.",
+        )
+    return facts
+
+
+def _check_columns(recipe: Recipe, spec: DatasetSource, facts: DatasetFacts) -> None:
+    has = ", ".join(sorted(facts.columns)) or "none"
+    for part, column in spec.columns.items():
+        if column not in facts.columns:
+            raise Invalid(
+                f"data.columns.{part}: the dataset has no column '{column}'; it has {has}.",
+                field=f"data.columns.{part}",
+                remedy="Name one that it has.",
+            )
+    asked = sum(_filled(facts, spec.column(part)) for part in PROMPTS)
+    if asked == 0:
+        raise Invalid(
+            f"data.columns: the dataset has neither a column 'prompt' nor 'messages'; it has {has}.",
+            field="data.columns",
+            remedy='Map one: {"columns": {"prompt": "YOUR COLUMN"}}.',
+        )
+    if asked < facts.rows:
+        raise Invalid(
+            f"data.artifact: only {asked} of {facts.rows} rows have a prompt.",
+            field="data.artifact",
+            remedy="Push the dataset without the others.",
+        )
+    for who, columns in _needs(recipe, spec.verifier):
+        for part in columns:
+            if _filled(facts, spec.column(part)) == 0:
+                raise Invalid(
+                    f"data.columns: {who} needs the column '{part}', which the dataset lacks; it has {has}.",
+                    field="data.columns",
+                    remedy=f'Map one: {{"columns": {{"{part}": "YOUR COLUMN"}}}}, or choose another recipe.',
+                )
+
+
+def _filled(facts: DatasetFacts, column: str) -> int:
+    return facts.columns[column].filled if column in facts.columns else 0
+
+
+def _check_rows(spec: DatasetSource, facts: DatasetFacts, training: Training) -> None:
+    if spec.held_out == 0:
+        raise Invalid(
+            "data.held_out: without held-out rows nothing can be evaluated.",
+            field="data.held_out",
+            remedy="Hold out a share of the rows, e.g. 0.1.",
+        )
+    wanted = training.batch + training.evaluate_items
+    if facts.rows < wanted:
+        raise Invalid(
+            f"data.artifact: the dataset has {facts.rows} rows, and a step of {training.batch} tasks with "
+            f"{training.evaluate_items} held-out ones needs {wanted} at least.",
+            field="data.artifact",
+            remedy="Push more rows, or lower training.batch or training.evaluate_items.",
+        )

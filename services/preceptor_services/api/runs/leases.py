@@ -1,0 +1,156 @@
+"""Who may advance a run. One worker at a time, for as long as its heart beats, under a number that only grows.
+
+A lease is taken by one UPDATE that says in its WHERE what must still be true; of two workers that try at once, one
+changes a row and the other none. Whatever a worker reports carries its fencing number, and a report with an old one
+changes nothing: a worker that was believed dead can do no harm when it wakes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, func, select, update
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Conflict, LeaseLost
+from preceptor.wire import runs as wire
+from preceptor_services.api.plane import Plane
+from preceptor_services.api.runs import history
+from preceptor_services.api.runs.service import enqueue, roles_of, shown
+from preceptor_services.api.teachers import service as teachers
+from preceptor_services.db import models
+from preceptor_services.db.session import Unit
+
+State = wire.RunState
+
+
+def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
+    """Give a worker the right to advance a run. Raises Conflict where another has it, or there is nothing to do."""
+    session, at = unit.session, plane.clock()
+    table = models.Run
+    until = at + timedelta(seconds=plane.settings.lease_seconds)
+    expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & table.cancel_requested.is_(False)
+    before = history.get(session, run_id)
+    lost_by = before.worker
+    if _won(session, run_id, table.state == State.QUEUED.value, worker, at, until):
+        took_over = False
+    elif _won(session, run_id, expired, worker, at, until):
+        took_over = True
+    else:
+        raise _why_not(session, run_id, at)
+    run = session.get_one(table, run_id, populate_existing=True)
+    if took_over:
+        history.moved(session, run, State.RUNNING, State.QUEUED, f"the lease of {lost_by} ended", at)
+    attempt = f"taken by {worker}" + (f", attempt {run.attempt}" if run.attempt > 1 else "")
+    history.moved(session, run, State.QUEUED, State.RUNNING, attempt, at, worker=worker, attempt=run.attempt)
+    roles = roles_of(session, [run_id]).get(run_id, {})
+    return wire.LeaseGrant(
+        run=shown(run, roles),
+        fence=run.fence,
+        until=until,
+        ttl_seconds=plane.settings.lease_seconds,
+        teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.items()},
+        recorded_step=run.step,
+    )
+
+
+def _won(session: Session, run_id: str, still: ColumnElement[bool], worker: str, at: datetime, until: datetime) -> bool:
+    table = models.Run
+    taken: dict[Any, Any] = {
+        table.state: State.RUNNING.value,
+        table.worker: worker,
+        table.fence: table.fence + 1,
+        table.attempt: table.attempt + 1,
+        table.lease_until: until,
+        table.started_at: func.coalesce(table.started_at, at),
+        table.updated_at: at,
+    }
+    query = update(table).where(table.id == run_id, still).values(taken)
+    return _changed(session.execute(query, execution_options={"synchronize_session": False}))
+
+
+def _changed(result: Any) -> bool:
+    assert isinstance(result, CursorResult)
+    return result.rowcount == 1
+
+
+def _why_not(session: Session, run_id: str, at: datetime) -> Conflict:
+    run = session.get_one(models.Run, run_id, populate_existing=True)
+    if run.state != State.RUNNING.value:
+        return Conflict(f"Run {run_id} is {run.state}; there is nothing to advance.", field="state")
+    if run.cancel_requested and run.lease_until is not None and run.lease_until <= at:
+        return Conflict(f"Run {run_id} is being cancelled.", field="state")
+    return Conflict(f"Run {run_id} is held by {run.worker} until {run.lease_until}.", field="worker")
+
+
+def _endpoint(session: Session, run_id: str, role: str, name: str) -> wire.TeacherEndpoint:
+    teacher = teachers.find(session, name)
+    if teacher is None or teacher.card is None:
+        raise Conflict(f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.")
+    return wire.TeacherEndpoint(name=name, url=teacher.url, key_env=teacher.key_env, card=teacher.card)
+
+
+def held(session: Session, run_id: str, fence: int) -> models.Run:
+    """The run, locked, for the worker that holds its lease. Raises LeaseLost for any other.
+
+    A lease that ran out is still good while nobody has taken the run away: the number, not the clock, decides.
+    """
+    run = history.get(session, run_id, lock=True)
+    if run.state != State.RUNNING.value or run.fence != fence:
+        raise lost(run, fence)
+    return run
+
+
+def lost(run: models.Run, fence: int) -> LeaseLost:
+    """The error for a report with a fencing number that is not the run's."""
+    now = f"is {run.state}" if run.state != State.RUNNING.value else f"is held by {run.worker} (fence {run.fence})"
+    return LeaseLost(
+        f"The lease with fence {fence} on run {run.id} has ended: the run {now}.",
+        field="fence",
+        remedy="Stop, and report nothing more.",
+    )
+
+
+def beat(plane: Plane, run: models.Run, at: datetime) -> wire.LeaseStatus:
+    """Let the lease last; says what the worker is to do."""
+    run.lease_until = until = at + timedelta(seconds=plane.settings.lease_seconds)
+    return wire.LeaseStatus(until=until, cancel=run.cancel_requested)
+
+
+def release(plane: Plane, unit: Unit, run_id: str, fence: int) -> None:
+    """Take the lease back from a worker that gives it up. Doing it again changes nothing."""
+    session, at = unit.session, plane.clock()
+    run = history.get(session, run_id, lock=True)
+    if run.state in (State.QUEUED.value, State.CANCELLED.value) and run.fence == fence and run.lease_until is None:
+        return
+    run = held(session, run_id, fence)
+    _end(plane, unit, run, f"given back by {run.worker}", at)
+
+
+def expire(plane: Plane, unit: Unit, run_id: str) -> bool:
+    """End a lease that has run out. False where somebody was faster."""
+    at = plane.clock()
+    run = history.get(unit.session, run_id, lock=True)
+    if run.state != State.RUNNING.value or run.lease_until is None or run.lease_until > at:
+        return False
+    _end(plane, unit, run, f"the lease of {run.worker} ended", at)
+    return True
+
+
+def expired(session: Session, at: datetime) -> list[str]:
+    """Runs whose lease has run out."""
+    table = models.Run
+    query = select(table.id).where(table.state == State.RUNNING.value, table.lease_until <= at)
+    return list(session.scalars(query.order_by(table.lease_until)))
+
+
+def _end(plane: Plane, unit: Unit, run: models.Run, reason: str, at: datetime) -> None:
+    run.state, run.lease_until, run.updated_at = State.QUEUED.value, None, at
+    history.moved(unit.session, run, State.RUNNING, State.QUEUED, reason, at)
+    if run.cancel_requested:
+        run.state, run.finished_at = State.CANCELLED.value, at
+        history.moved(unit.session, run, State.QUEUED, State.CANCELLED, "cancelled while no worker had it", at)
+        unit.session.flush()
+    else:
+        enqueue(plane, unit, run)

@@ -1,0 +1,211 @@
+"""Runs as their users know them: started, found, cancelled, resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Conflict
+from preceptor.wire import runs as wire
+from preceptor.wire.common import Page
+from preceptor_services.api import cursors
+from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.plane import Plane
+from preceptor_services.api.recipes.service import resolved
+from preceptor_services.api.runs import history
+from preceptor_services.api.runs.checks import check
+from preceptor_services.api.teachers import service as teachers
+from preceptor_services.db import models
+from preceptor_services.db.session import Unit
+from preceptor_services.queue import QueueUnavailable
+
+State = wire.RunState
+
+
+def shown(run: models.Run, roles: Mapping[str, str]) -> wire.Run:
+    """A run as it travels."""
+    checkpoint = None
+    if run.checkpoint_step is not None and run.checkpoint_artifact is not None:
+        checkpoint = wire.CheckpointRef(step=run.checkpoint_step, artifact=run.checkpoint_artifact)
+    return wire.Run(
+        id=run.id,
+        name=run.name,
+        recipe=run.recipe,
+        overrides=run.overrides,
+        resolved=run.resolved,
+        student=run.student,
+        teachers=dict(roles),
+        data=run.data,
+        training=run.training,
+        state=State(run.state),
+        step=run.step,
+        created_at=run.created_at,
+        updated_at=run.updated_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        error=run.error,
+        result=run.result,
+        worker=run.worker,
+        fence=run.fence,
+        attempt=run.attempt,
+        checkpoint=checkpoint,
+        cancel_requested=run.cancel_requested,
+    )
+
+
+def show(session: Session, run_id: str) -> wire.Run:
+    """One run. Raises NotFound."""
+    run = history.get(session, run_id)
+    return shown(run, roles_of(session, [run_id]).get(run_id, {}))
+
+
+def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Teacher names by role, by run."""
+    table = models.RunTeacher
+    found: dict[str, dict[str, str]] = {}
+    for each in session.scalars(select(table).where(table.run_id.in_(run_ids)).order_by(table.role)):
+        found.setdefault(each.run_id, {})[each.role] = each.teacher
+    return found
+
+
+def page(
+    session: Session, *, state: State | None, recipe: str | None, name: str | None, limit: int, cursor: str | None
+) -> Page[wire.Run]:
+    """Runs, newest first."""
+    table = models.Run
+    query = select(table).order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    for column, wanted in ((table.state, state), (table.recipe, recipe), (table.name, name)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if cursor is not None:
+        at, last = cursors.moment(cursor)
+        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
+    found = list(session.scalars(query))
+    more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
+    roles = roles_of(session, [each.id for each in found])
+    return Page(items=tuple(shown(each, roles.get(each.id, {})) for each in found[:limit]), next_cursor=more)
+
+
+def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempotency_key: str | None) -> wire.Run:
+    """Check a wish and queue it. The same wish under the same idempotency key is the run that it already became."""
+    session, at = unit.session, plane.clock()
+    hashed = _hash(wish)
+    if idempotency_key is not None:
+        _one_at_a_time(session, f"{key_id}/{idempotency_key}")
+        table = models.Run
+        held = session.scalar(select(table).where(table.created_by == key_id, table.idempotency_key == idempotency_key))
+        if held is not None:
+            if held.request_hash != hashed:
+                raise Conflict(
+                    f"idempotency-key: {idempotency_key!r} was used for run {held.id}, with another body.",
+                    field="idempotency-key",
+                    remedy="Use a new key for a new run.",
+                )
+            return shown(held, roles_of(session, [held.id]).get(held.id, {}))
+    accepted = check(session, wish)
+    run_id = new_id("run")
+    run = models.Run(
+        id=run_id,
+        name=wish.name or f"{wish.recipe}-{run_id[-6:]}",
+        recipe=wish.recipe,
+        overrides=wish.overrides,
+        resolved=resolved(accepted.recipe),
+        student=wish.student,
+        data=wish.data,
+        training=accepted.training,
+        state=State.QUEUED.value,
+        step=0,
+        fence=0,
+        attempt=0,
+        last_event=0,
+        cancel_requested=False,
+        created_at=at,
+        updated_at=at,
+        created_by=key_id,
+        idempotency_key=idempotency_key,
+        request_hash=hashed,
+    )
+    session.add(run)
+    session.flush()
+    session.add_all(
+        models.RunTeacher(run_id=run_id, role=role, teacher=name) for role, name in sorted(wish.teachers.items())
+    )
+    history.moved(session, run, None, State.QUEUED, "submitted", at)
+    enqueue(plane, unit, run)
+    return shown(run, dict(sorted(wish.teachers.items())))
+
+
+def cancel(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
+    """Cancel at once what no worker has; ask the worker otherwise. Doing it again changes nothing."""
+    session, at = unit.session, plane.clock()
+    run = history.get(session, run_id, lock=True)
+    state = State(run.state)
+    if state in (State.SUCCEEDED, State.FAILED):
+        raise Conflict(f"Run {run_id} has {state.value} already.", remedy="There is nothing left to cancel.")
+    if state in (State.QUEUED, State.PAUSED):
+        run.state, run.finished_at, run.updated_at = State.CANCELLED.value, at, at
+        history.moved(session, run, state, State.CANCELLED, "cancelled before a worker took it", at)
+    elif state is State.RUNNING and not run.cancel_requested:
+        run.cancel_requested, run.updated_at = True, at
+        history.tell(session, run_id, [("note", {"message": "Cancel requested; the worker stops within a step."})], at)
+    session.flush()
+    return shown(run, roles_of(session, [run_id]).get(run_id, {}))
+
+
+def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
+    """Queue what failed or was cancelled again; a worker goes on from the last checkpoint."""
+    session, at = unit.session, plane.clock()
+    run = history.get(session, run_id, lock=True)
+    state = State(run.state)
+    if state not in (State.FAILED, State.CANCELLED):
+        raise Conflict(f"Run {run_id} is {state.value}; only a failed or cancelled one can be resumed.")
+    roles = roles_of(session, [run_id]).get(run_id, {})
+    for role, name in roles.items():
+        if teachers.find(session, name) is None:
+            raise Conflict(
+                f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.",
+                remedy="Register it again under this name, or start a new run.",
+            )
+    run.state, run.updated_at, run.finished_at, run.error = State.QUEUED.value, at, None, None
+    run.cancel_requested = False
+    goes_on = "the start" if run.checkpoint_step is None else f"the checkpoint of step {run.checkpoint_step}"
+    history.moved(session, run, state, State.QUEUED, f"resumed; goes on from {goes_on}", at)
+    enqueue(plane, unit, run)
+    return shown(run, roles)
+
+
+def enqueue(plane: Plane, unit: Unit, run: models.Run) -> None:
+    """Have a message for the run sent once this unit of work is committed."""
+    run.enqueued_at = plane.clock()
+    unit.session.flush()
+    unit.after_commit(partial(_send, plane, run.id))
+
+
+def _send(plane: Plane, run_id: str) -> None:
+    try:
+        plane.queue.enqueue_run(run_id)
+    except QueueUnavailable:
+        # The run is queued all the same. The sweeper sends what has no date.
+        table = models.Run
+        with plane.database.unit(writes=True) as unit:
+            unit.session.execute(
+                update(table).where(table.id == run_id, table.state == State.QUEUED.value).values(enqueued_at=None)
+            )
+        raise
+
+
+def _hash(wish: wire.RunCreate) -> str:
+    canonical = json.dumps(json.loads(wish.model_dump_json()), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _one_at_a_time(session: Session, name: str) -> None:
+    """Hold up others with this name until the unit of work ends. On SQLite there is only ever one writer."""
+    if session.get_bind().dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})

@@ -1,0 +1,74 @@
+"""What the control plane does by itself, every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from sqlalchemy import or_, select
+from starlette.concurrency import run_in_threadpool
+
+from preceptor.wire.runs import RunState
+from preceptor_services.api.keys import service as keys
+from preceptor_services.api.plane import Plane
+from preceptor_services.api.runs import history, leases
+from preceptor_services.api.runs.service import enqueue
+from preceptor_services.db import models
+
+log = logging.getLogger(__name__)
+
+PART_DAYS = 7
+"""After how long an upload that nobody goes on with is forgotten."""
+BATCH = 100
+
+
+async def sweep_for_ever(plane: Plane) -> None:
+    """Sweep, wait, sweep. A sweep that fails is logged and not the last."""
+    while True:
+        try:
+            await run_in_threadpool(sweep, plane)
+        except Exception:
+            log.exception("A sweep failed; the next one is in %.0f s", plane.settings.sweep_seconds)
+        await asyncio.sleep(plane.settings.sweep_seconds)
+
+
+def sweep(plane: Plane) -> None:
+    """One round."""
+    end_leases(plane)
+    send_again(plane)
+    write_key_uses(plane)
+    plane.blobs.drop_parts(older_than=(plane.clock() - timedelta(days=PART_DAYS)).timestamp())
+
+
+def end_leases(plane: Plane) -> None:
+    """Queue runs again whose worker is silent."""
+    with plane.database.unit(writes=False) as unit:
+        due = leases.expired(unit.session, plane.clock())
+    for run_id in due:
+        with plane.database.unit(writes=True) as unit:
+            unit.after_commit(plane.bell.ring)
+            if leases.expire(plane, unit, run_id):
+                log.warning("The lease on run %s ended; it is queued again", run_id)
+
+
+def send_again(plane: Plane) -> None:
+    """Send messages that the broker did not take, or that it may have lost: twice does no harm, never does."""
+    table = models.Run
+    long_ago = plane.clock() - timedelta(seconds=plane.settings.requeue_seconds)
+    waiting = table.state == RunState.QUEUED.value
+    late = or_(table.enqueued_at.is_(None), table.enqueued_at <= long_ago)
+    with plane.database.unit(writes=False) as unit:
+        due = list(unit.session.scalars(select(table.id).where(waiting, late).order_by(table.created_at).limit(BATCH)))
+    for run_id in due:
+        with plane.database.unit(writes=True) as unit:
+            run = history.get(unit.session, run_id, lock=True)
+            if run.state == RunState.QUEUED.value:
+                enqueue(plane, unit, run)
+
+
+def write_key_uses(plane: Plane) -> None:
+    """Write down when keys were last seen."""
+    if uses := plane.uses.take():
+        with plane.database.unit(writes=True) as unit:
+            keys.write_uses(unit.session, uses)
