@@ -75,8 +75,8 @@ def describe(event: Event) -> str:
     if event.kind == "checkpoint":
         return f"step {data['step']:>4}  checkpoint {data['artifact'][:19]}"
     if event.kind == "resumed":
-        difference = data.get("largest_difference")
-        same = "" if difference is None else f"; recomputed steps differ by {difference:.3g} at most"
+        again = data["recorded_step"] - data["from_step"]
+        same = f"; {again} recomputed steps differ by {data['largest_difference']:.3g} at most" if again > 0 else ""
         return f"resumed after step {data['from_step']}, recorded up to step {data['recorded_step']}{same}"
     text = data.get("detail") or data.get("text") or ", ".join(f"{name}: {value}" for name, value in data.items())
     return f"{event.kind}: {escape(str(text))}"

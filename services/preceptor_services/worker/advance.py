@@ -90,6 +90,7 @@ def _train(grant: LeaseGrant, reporter: RunReporter, work: Path, bench: Bench) -
     student = bench.cache.folder_of(run.student)
     rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
     resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
+    reporter.begin()
     work.mkdir(parents=True, exist_ok=True)
     with TeacherPool(grant.teachers, bench.folder / "heads") as pool:
         return train(run, student, open_data(run.data, rows), pool, reporter, work, resume)

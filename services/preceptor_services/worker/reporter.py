@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from preceptor.client import Client
 from preceptor.wire.artifacts import ArtifactKind
-from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Sample, StepReport, StepsReport
+from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Note, Sample, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
 from preceptor_trainer.loop import Signal
+
+_log = logging.getLogger(__name__)
 
 
 class RunReporter:
     """The loop's `Reporter`. Every method raises LeaseLost once the run is no longer this worker's.
 
     After a resume the loop recomputes the steps between its checkpoint and the last recorded one. They are sent like
-    any other: the control plane stores none twice, and says how far they came out from the recorded ones.
+    any other, and the control plane stores none twice; how far they came out from the recorded ones is noted once.
     """
 
     def __init__(self, client: Client, grant: LeaseGrant, lease: Lease, stopping: threading.Event) -> None:
@@ -27,13 +31,28 @@ class RunReporter:
         self._stopping = stopping
         self.checkpoint_step = grant.run.checkpoint.step if grant.run.checkpoint else None
         """Where the run would go on from; None: at the beginning."""
-        self.step_done = self.checkpoint_step or 0
+        self.step_done = self._from_step = self.checkpoint_step or 0
         """The last step that the loop has finished."""
+        self._recorded_step = grant.recorded_step
+        self._recorded_loss: dict[int, float] = {}
+        self._largest_difference = 0.0
+
+    def begin(self) -> None:
+        """Get ready to compare what a resumed run recomputes; where it recomputes nothing, say so at once."""
+        if self._run.attempt <= 1:
+            return
+        if self._recorded_step <= self._from_step:
+            self._note_resumed()
+            return
+        recorded = self._lease.report(lambda: list(self._client.runs.metrics(self._run.id, after=self._from_step)))
+        self._recorded_loss = {each.step: each.metrics["loss"] for each in recorded}
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         """Record a step; the answer is what the loop has to do next."""
         self._send(StepsReport(fence=self._lease.fence, steps=[report], samples=list(samples)))
         self.step_done = report.step
+        if report.step <= self._recorded_step:
+            self._compare(report)
         if self._lease.cancel:
             return Signal.CANCEL
         if self._stopping.is_set():
@@ -54,3 +73,21 @@ class RunReporter:
 
     def _send(self, report: StepsReport) -> None:
         self._lease.heard(self._lease.report(lambda: self._client.runs.report(self._run.id, report)))
+
+    def _compare(self, report: StepReport) -> None:
+        recorded, again = self._recorded_loss.get(report.step, math.nan), report.metrics["loss"]
+        if recorded != again:  # also where one of them is not a number
+            difference = abs(recorded - again)
+            self._largest_difference = max(self._largest_difference, math.inf if math.isnan(difference) else difference)
+        if report.step == self._recorded_step:
+            self._note_resumed()
+
+    def _note_resumed(self) -> None:
+        data = {
+            "from_step": self._from_step,
+            "recorded_step": self._recorded_step,
+            "largest_difference": self._largest_difference,
+        }
+        _log.info("run %s: resumed %s", self._run.id, data)
+        note = Note(fence=self._lease.fence, kind="resumed", data=data)
+        self._lease.heard(self._lease.report(lambda: self._client.runs.note(self._run.id, note)))

@@ -1,0 +1,98 @@
+"""What the loop reports reaches the control plane; what a resumed run recomputes is compared, and said once."""
+
+from __future__ import annotations
+
+import math
+import threading
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from preceptor.client import Client
+from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, StepReport, StepsReport
+from preceptor_services.worker.lease import Lease
+from preceptor_services.worker.reporter import RunReporter
+from preceptor_trainer.loop import Signal
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Runs:
+    """Remembers what it was told."""
+
+    def __init__(self, recorded: list[StepReport]) -> None:
+        self.recorded = recorded
+        self.reports = list[StepsReport]()
+        self.notes = list[Note]()
+        self.answer = LeaseStatus(until=NOW)
+
+    def report(self, run_id: str, report: StepsReport) -> LeaseStatus:
+        self.reports.append(report)
+        return self.answer
+
+    def note(self, run_id: str, note: Note) -> LeaseStatus:
+        self.notes.append(note)
+        return self.answer
+
+    def metrics(self, run_id: str, *, after: int = 0) -> list[StepReport]:
+        return [each for each in self.recorded if each.step > after]
+
+
+def step(number: int, loss: float) -> StepReport:
+    return StepReport(step=number, metrics={"loss": loss})
+
+
+def reporter_on(runs: Runs, *, checkpoint: int | None, attempt: int) -> tuple[RunReporter, threading.Event]:
+    reference = None if checkpoint is None else SimpleNamespace(step=checkpoint)
+    run = SimpleNamespace(id="run-1", name="mine", checkpoint=reference, attempt=attempt)
+    recorded = runs.recorded[-1].step if runs.recorded else 0
+    grant = cast(LeaseGrant, SimpleNamespace(run=run, fence=7, ttl_seconds=60.0, recorded_step=recorded))
+    client, stopping = cast(Client, SimpleNamespace(runs=runs)), threading.Event()
+    return RunReporter(client, grant, Lease(client, grant), stopping), stopping
+
+
+def test_a_first_attempt_notes_nothing() -> None:
+    runs = Runs([])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    reporter.begin()
+    assert reporter.step(step(1, 0.5), []) is Signal.GO
+    reporter.evaluation(
+        Evaluation(step=1, n=2, correct=1, accuracy=0.5, ci95=0.4, mean_length=3, seconds=0.1, hits=[True, False])
+    )
+    assert [len(each.steps) for each in runs.reports] == [1, 0]
+    assert all(each.fence == 7 for each in runs.reports)
+    assert not runs.notes
+    assert reporter.step_done == 1
+
+
+@pytest.mark.parametrize(("again", "difference"), [((0.5, 0.4), 0.0), ((0.5, 0.43), 0.03), ((math.nan, 0.4), math.inf)])
+def test_recomputed_steps_are_compared_once_they_are_all_there(again: tuple[float, float], difference: float) -> None:
+    runs = Runs([step(1, 0.9), step(2, 0.6), step(3, 0.5), step(4, 0.4)])
+    reporter, _ = reporter_on(runs, checkpoint=2, attempt=2)
+    reporter.begin()
+    for number, loss in zip((3, 4), again, strict=True):
+        assert not runs.notes
+        reporter.step(step(number, loss), [])
+    reporter.step(step(5, 0.3), [])
+    (note,) = runs.notes
+    assert note.kind == "resumed"
+    assert note.data["from_step"] == 2 and note.data["recorded_step"] == 4
+    assert note.data["largest_difference"] == pytest.approx(difference)
+
+
+def test_where_nothing_is_recomputed_it_is_said_at_once() -> None:
+    runs = Runs([step(1, 0.9), step(2, 0.6)])
+    reporter, _ = reporter_on(runs, checkpoint=2, attempt=2)
+    reporter.begin()
+    assert [note.data for note in runs.notes] == [{"from_step": 2, "recorded_step": 2, "largest_difference": 0.0}]
+
+
+def test_the_loop_is_told_to_cancel_before_it_is_told_to_stop() -> None:
+    runs = Runs([])
+    reporter, stopping = reporter_on(runs, checkpoint=None, attempt=1)
+    stopping.set()
+    assert reporter.step(step(1, 0.5), []) is Signal.STOP
+    runs.answer = LeaseStatus(until=NOW, cancel=True)
+    assert reporter.step(step(2, 0.5), []) is Signal.CANCEL
