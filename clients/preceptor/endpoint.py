@@ -1,0 +1,151 @@
+"""One teacher behind one URL: its card, its head, its scores. One attempt per call; `preceptor.pool` tries again.
+
+teacher = TeacherClient("http://127.0.0.1:8421", key)
+scores = teacher.score(ScoreRequest(contexts=[prompt], completions=[answer], context_of=[0], support="sampled"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from pydantic import ValidationError
+
+from preceptor.connection import error_of
+from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable
+from preceptor.frames import decode_head, decode_scores, encode_request
+from preceptor.tensors import CONTENT_TYPE
+from preceptor.wire.score import Head, ScoreRequest, Scores
+from preceptor.wire.teachers import Card
+
+TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+"""Seconds: a long score on a busy CPU takes minutes, a connection does not."""
+MAX_CARD_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 33
+
+
+class TeacherClient:
+    """A teacher's endpoints. Safe to share between threads. Failures are the errors of `preceptor.errors`."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        timeout: httpx.Timeout | float = TIMEOUT,
+    ) -> None:
+        """Raises Invalid where `url` is none."""
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, transport=transport, timeout=timeout, follow_redirects=False
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Invalid(f"url: {self.url!r} is not a URL ({error}).", field="url") from error
+
+    def healthz(self) -> bool:
+        """True; raises where the teacher does not answer."""
+        self._get("/healthz", MAX_CARD_BYTES)
+        return True
+
+    def card(self) -> Card:
+        """What the teacher says of itself. Raises Corrupt where what answers is not a teacher of this protocol."""
+        body = self._get("/v1/card", MAX_CARD_BYTES)
+        try:
+            return Card.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the body"
+            raise Corrupt(
+                f"{self.url}/v1/card is not a teacher's card: {where}: {first['msg']}.",
+                remedy="Check that the URL is a Preceptor teacher's, of a version that speaks protocol 1.",
+            ) from error
+
+    def score(self, request: ScoreRequest) -> Scores:
+        """Scores for every position asked. Values are not judged here; the pool does."""
+        return decode_scores(self.post_score(encode_request(request)), request)
+
+    def post_score(self, frame: bytes, *, timeout: float | None = None) -> bytes:
+        """A request's frame for an answer's. `timeout`: seconds to wait for it."""
+        headers = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
+        limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
+        with self._stream("POST", "/v1/score", content=frame, headers=headers, timeout=limit) as answer:
+            return _read(answer, MAX_ANSWER_BYTES)
+
+    def head(self) -> Head:
+        """The output projection. Kept nowhere: the pool keeps it on disk."""
+        with self._stream("GET", "/v1/head") as answer:
+            return decode_head(_read(answer, MAX_ANSWER_BYTES), _etag(answer))
+
+    def download_head(self, path: Path) -> str:
+        """Write the head's frame to `path`, going on where an earlier attempt broke off; returns its hash.
+
+        What is in the file is only what was sent: `decode_head` checks it against the hash.
+        """
+        have = path.stat().st_size if path.exists() else 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with self._stream("GET", "/v1/head", headers=headers) as answer, path.open("ab") as file:
+            if answer.status_code != 206:
+                file.truncate(0)
+            for piece in answer.iter_bytes():
+                file.write(piece)
+            return _etag(answer)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _get(self, path: str, limit: int) -> bytes:
+        with self._stream("GET", path) as answer:
+            return _read(answer, limit)
+
+    @contextmanager
+    def _stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> Generator[httpx.Response]:
+        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
+        try:
+            with self._http.stream(method, path, content=content, headers=headers, timeout=limit) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise error_of(answer)
+                yield answer
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise Unreachable(
+                f"No answer from the teacher at {self.url} ({why}).",
+                remedy="Check that it runs and that the URL is its.",
+            ) from error
+
+
+def _etag(answer: httpx.Response) -> str:
+    return answer.headers.get("ETag", "").strip('"')
+
+
+def _read(answer: httpx.Response, limit: int) -> bytes:
+    pieces = bytearray()
+    for piece in answer.iter_bytes():
+        pieces += piece
+        if len(pieces) > limit:
+            raise TooLarge(f"The answer of {answer.request.url} is larger than {limit} bytes.")
+    return bytes(pieces)

@@ -1,0 +1,201 @@
+"""A look at a teacher: is its card true? Claims are held against behaviour; what cannot be checked is said to be so.
+
+Covered: it answers; it serves the supports it offers; distributions sum to one; the log-probability of a token is the
+one of that position (a shifted or re-tokenised answer moves under perturbation); a sequence's scores do not depend on
+what shares its batch; hidden states times head are the scores, which for `full` also shows that they are untempered;
+the vocabulary ends where the card says. Not covered, and marked unverified where it matters: which tokenizer turned the
+model's training text into those ids, and whether the log-probabilities of a teacher without `full` are untempered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from preceptor.endpoint import TeacherClient
+from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
+from preceptor.judge import judge
+from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Support, Values
+
+TIMEOUT = 60.0
+"""Seconds for each request of a probe."""
+LENGTH = 24
+MAX_HEAD = 64 << 20
+"""Entries of the largest head that a probe fetches."""
+
+Finding = tuple[Outcome, str]
+
+
+def probe_teacher(url: str, key: str | None, *, transport: httpx.BaseTransport | None = None) -> tuple[Card, Probe]:
+    """Look at the teacher behind a URL.
+
+    Raises PreceptorError where there is no card to hold it to: no answer, a refused key, something else at that URL.
+    """
+    with TeacherClient(url, key, transport=transport, timeout=httpx.Timeout(TIMEOUT, connect=5.0)) as teacher:
+        card = teacher.card()
+        look = _Look(teacher, card)
+        checks = tuple(_check(name, find) for name, find in look.claims())
+        return card, Probe(
+            at=datetime.now(UTC),
+            ok=all(check.outcome is not Outcome.FAILED for check in checks),
+            latency_ms=look.latency_ms,
+            tokens_per_second=look.tokens_per_second,
+            checks=checks,
+        )
+
+
+def _check(name: str, find: Callable[[], Finding]) -> ProbeCheck:
+    try:
+        outcome, detail = find()
+    except (Unreachable, Overloaded) as error:
+        outcome, detail = Outcome.UNVERIFIED, f"It gave no answer to this: {error}"
+    except PreceptorError as error:
+        outcome, detail = Outcome.FAILED, str(error)
+    return ProbeCheck(name=name, outcome=outcome, detail=detail[:500])
+
+
+class _Look:
+    """One teacher, and the same few sequences put to it in several ways."""
+
+    def __init__(self, teacher: TeacherClient, card: Card) -> None:
+        self.teacher, self.card = teacher, card
+        self.latency_ms: float | None = None
+        self.tokens_per_second: float | None = None
+        rng = np.random.default_rng(0)
+        length = max(2, min(LENGTH, card.limits.max_tokens // 2 - 1))
+        self._context = self._ids(rng, max(1, length // 2))
+        self._completions = [self._ids(rng, length - index) for index in range(min(4, length - 1))]
+        # Two batches of one sequence differ by rounding alone; narrow floats round at the third digit.
+        self._slack = 1e-3 if card.dtype in ("float32", "float64") else 0.25
+
+    def claims(self) -> list[tuple[str, Callable[[], Finding]]]:
+        """Names of the checks, in the order in which they are made."""
+        return [
+            ("latency", self._speed),
+            ("supports", self._supports),
+            ("positions", self._positions),
+            ("batching", self._batching),
+            ("normalised", self._normalised),
+            ("head", self._head),
+            ("values", self._values),
+            ("vocabulary", self._vocabulary),
+            ("tokenizer", self._tokenizer),
+        ]
+
+    def _ids(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
+        return rng.integers(0, self.card.tokenizer.vocab_size, count).astype(np.int32)
+
+    def _ask(self, completions: list[NDArray[np.int32]], support: Support = Support.SAMPLED) -> Scores:
+        total = sum(map(len, completions))
+        width = min(4, self.card.limits.max_k, self.card.tokenizer.vocab_size)
+        candidates = np.tile(np.arange(width, dtype=np.int32), (total, 1))
+        request = ScoreRequest(
+            contexts=[self._context],
+            completions=completions,
+            context_of=np.zeros(len(completions), dtype=np.int32),
+            support=support,
+            k=width if support is Support.TOPK else 0,
+            candidate_ids=candidates if support is Support.IDS else None,
+        )
+        scores = self.teacher.score(request)
+        judge(scores, request, self.card, teacher=self.card.teacher)
+        return scores
+
+    def _speed(self) -> Finding:
+        self._ask(
+            [self._completions[0][:1]]
+        )  # the first request of a connection, and perhaps of a model, is no measure
+        began = time.perf_counter()
+        self._ask([self._completions[0][:1]])
+        self.latency_ms = 1000 * (time.perf_counter() - began)
+        began = time.perf_counter()
+        self._ask(self._completions)
+        tokens = sum(len(self._context) + len(ids) for ids in self._completions)
+        self.tokens_per_second = tokens / (time.perf_counter() - began)
+        return Outcome.PASSED, f"One token took {self.latency_ms:.1f} ms; {self.tokens_per_second:.0f} tokens/s."
+
+    def _supports(self) -> Finding:
+        for support in self.card.supports:
+            self._ask(self._completions[:1], support)
+        return Outcome.PASSED, f"It serves {', '.join(self.card.supports)}."
+
+    def _positions(self) -> Finding:
+        """Another last token must move the last entry and no other; another first one must move the first."""
+        ids = self._completions[0]
+        before = self._ask([ids]).logprob_T
+        for place, name in ((len(ids) - 1, "last"), (0, "first")):
+            changed = ids.copy()
+            changed[place] = (changed[place] + 1) % self.card.tokenizer.vocab_size
+            moved = np.abs(self._ask([changed]).logprob_T - before)
+            if place and moved[:place].max() > self._slack:
+                entry = int(np.argmax(moved[:place]))
+                return Outcome.FAILED, f"Another {name} token moved entry {entry} by {moved[entry]:.3g}: it is shifted."
+            if moved[place] == 0:
+                return Outcome.FAILED, f"Another {name} token did not move its own entry: the answer is shifted."
+        return Outcome.PASSED, "Every entry is of its own token, and of none after it."
+
+    def _batching(self) -> Finding:
+        alone = np.concatenate([self._ask([ids]).logprob_T for ids in self._completions])
+        worst = float(np.abs(self._ask(self._completions).logprob_T - alone).max())
+        outcome = Outcome.PASSED if worst <= self._slack else Outcome.FAILED
+        return outcome, f"Alone and in a batch, scores differ by {worst:.2g} at most (bound {self._slack:g})."
+
+    def _normalised(self) -> Finding:
+        support = next((each for each in (Support.TOPK, Support.IDS) if each in self.card.supports), None)
+        if support is None or self.card.limits.max_k < 1:
+            return Outcome.UNVERIFIED, "It offers no support whose mass can be added up."
+        scores = self._ask(self._completions, support)
+        assert scores.logprobs_TK is not None and scores.tail_T is not None, "judged to be there"
+        sums = np.exp(scores.logprobs_TK.astype(np.float64)).sum(axis=1) + np.exp(scores.tail_T.astype(np.float64))
+        worst = float(np.abs(sums - 1).max())
+        outcome = Outcome.PASSED if worst <= max(self._slack, 1e-3) else Outcome.FAILED
+        return outcome, f"Support and tail sum to one within {worst:.2g}."
+
+    def _head(self) -> Finding:
+        card = self.card
+        if card.head is None or Support.FULL not in card.supports:
+            return Outcome.UNVERIFIED, "It offers no hidden states."
+        if card.tokenizer.vocab_size * card.head.hidden_size > MAX_HEAD:
+            return Outcome.UNVERIFIED, "Its head is too large to be fetched for a look."
+        scores, head = self._ask(self._completions, Support.FULL), self.teacher.head()
+        if head.hash != scores.stamp.head_hash:
+            return Outcome.FAILED, f"Its scores are stamped with head {scores.stamp.head_hash}, it serves {head.hash}."
+        assert scores.hidden_TD is not None, "judged to be there"
+        logits = scores.hidden_TD @ head.weight_VD.T + (0 if head.bias_V is None else head.bias_V)
+        top = logits.max(axis=1, keepdims=True)
+        lse = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+        tokens = np.concatenate(self._completions)
+        worst = float(np.abs(logits[np.arange(len(tokens)), tokens] - lse - scores.logprob_T).max())
+        outcome = Outcome.PASSED if worst <= self._slack else Outcome.FAILED
+        return outcome, f"Hidden states times head give its log-probabilities within {worst:.2g}."
+
+    def _values(self) -> Finding:
+        if self.card.values is not Values.RAW:
+            return Outcome.UNVERIFIED, f"It says that its values are '{self.card.values}'."
+        outcome, detail = self._head()
+        if outcome is Outcome.PASSED:
+            return outcome, "Its log-probabilities are those of its own hidden states and head, untempered."
+        return (
+            outcome,
+            detail if outcome is Outcome.FAILED else "Untempered by its word; without a head nobody can tell.",
+        )
+
+    def _vocabulary(self) -> Finding:
+        size = self.card.tokenizer.vocab_size
+        self._ask([np.array([size - 1], dtype=np.int32)])
+        try:
+            self._ask([np.array([size], dtype=np.int32)])
+        except (Overloaded, Unreachable, NotAuthorised):
+            raise
+        except Invalid:
+            return Outcome.PASSED, f"It takes the id {size - 1} and refuses {size}."
+        return Outcome.FAILED, f"It scored the id {size}, which is beyond its vocabulary of {size}."
+
+    def _tokenizer(self) -> Finding:
+        return Outcome.UNVERIFIED, "Ids travel, not text; its fingerprint is compared with the student's at submit."
