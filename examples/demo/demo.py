@@ -185,7 +185,7 @@ def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespa
         overrides=plan.overrides,
         student=model_artifact(client, plan.model),
         teachers={"self": teacher.name},
-        data=TaskSource(task=plan.task),
+        data=TaskSource(kind="task", task=plan.task),
         training=training,
     )
     run = client.runs.start(create)

@@ -197,7 +197,7 @@ class Stack:
             overrides=OVERRIDES,
             student=student,
             teachers={"self": teacher},
-            data=TaskSource(task="spell_backward"),
+            data=TaskSource(kind="task", task="spell_backward"),
             training={**TRAINING, **training},
         )
         return client.runs.start(create)

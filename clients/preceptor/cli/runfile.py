@@ -86,6 +86,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
     data = file.data
     if isinstance(data, FileSource):
         data = DatasetSource(
+            kind="dataset",
             artifact=_dataset(client, data.file, base),
             columns=data.columns,
             verifier=data.verifier,

@@ -7,7 +7,9 @@ import logging
 import shutil
 import threading
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, NotFound, PreceptorError
@@ -20,6 +22,7 @@ from preceptor_services.worker.cache import ArtifactCache
 from preceptor_services.worker.failures import problem_of
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
+from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import open_data
 from preceptor_trainer.loop import Ended, Signal, train
 
@@ -87,6 +90,7 @@ def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
 
 def _train(grant: LeaseGrant, reporter: RunReporter, work: Path, bench: Bench) -> Ended:
     run = grant.run
+    _know_parts(run.recipe)
     student = bench.cache.folder_of(run.student)
     rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
     resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
@@ -94,6 +98,14 @@ def _train(grant: LeaseGrant, reporter: RunReporter, work: Path, bench: Bench) -
     work.mkdir(parents=True, exist_ok=True)
     with TeacherPool(grant.teachers, bench.folder / "heads") as pool:
         return train(run, student, open_data(run.data, rows), pool, reporter, work, resume)
+
+
+def _know_parts(recipe: str) -> None:
+    """Import whatever a resolved recipe may name: a part is known by its kind once its module is imported."""
+    for package in (parts, verifiers):
+        for module in iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")
+    recipes.load(recipe)  # and the parts that this recipe alone uses
 
 
 def _finish(ended: Ended, grant: LeaseGrant, lease: Lease, bench: Bench) -> Finish:
