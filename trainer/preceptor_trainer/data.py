@@ -7,24 +7,28 @@ the held-out split is ever trained on: the split is drawn by a hash of the quest
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
 
+from preceptor.errors import Invalid
 from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
 from preceptor_trainer import tasks, verifiers
-from preceptor_trainer.recipe import Recipe, Verifier
-from preceptor_trainer.tasks import ProceduralTask, question_id
+from preceptor_trainer.recipe import Verifier
+from preceptor_trainer.tasks import ProceduralTask, TooFewQuestions, question_id
 from preceptor_trainer.views import Message, Task
 
 Row = dict[str, Any]
 PARTS = ("prompt", "messages", "answer", "reference")
 """What a row's columns may be to a task; every other column is kept under its own name."""
+FORMATS = (".jsonl", ".parquet")
 
 
-class DataError(ValueError):
-    """The data cannot serve this run. The message is a sentence that says why and what to do."""
+class DataError(Invalid):
+    """The data cannot serve this run."""
+
+    slug, title = "data", "Unsuitable data"
 
 
 class Data(Protocol):
@@ -59,23 +63,10 @@ def open_data(spec: DataSpec, folder: Path | None = None) -> Data:
     if isinstance(spec, TaskSource):
         return TaskData(spec)
     if folder is None:
-        raise DataError(f"dataset {spec.artifact}: its files are wanted, but no folder was given")
+        raise DataError(
+            f"dataset {spec.artifact}: its files are wanted, but no folder was given.", field="data.artifact"
+        )
     return DatasetData(spec, folder)
-
-
-def check_columns(data: Data, recipe: Recipe) -> None:
-    """Raises DataError when a recipe's contexts or its verifier need a column that the data has not."""
-    wants = [(f"context '{name}'", context.columns) for name, context in recipe.contexts.items()]
-    verifier = recipe.verifier or data.verifier
-    wants.append((f"verifier '{verifier.kind}'", verifier.columns))
-    for who, columns in wants:
-        for column in columns:
-            if column not in data.columns:
-                known = ", ".join(sorted(data.columns)) or "nothing"
-                raise DataError(
-                    f"{who} needs the column '{column}', which {data.name} lacks; it has {known}. "
-                    f"Map one with data.columns: {{'{column}': '<your column>'}}, or choose a recipe that does without."
-                )
 
 
 class TaskData:
@@ -87,23 +78,25 @@ class TaskData:
         try:
             self._task: ProceduralTask = tasks.load(spec.task, spec.options)
         except ValueError as error:
-            raise DataError(str(error)) from error
+            raise DataError(f"{error}.", field="data.task") from error
 
     @property
     def columns(self) -> frozenset[str]:
         return self._task.columns
 
     def train(self, step: int, batch: int, seed: int) -> list[Task]:
-        try:
-            return self._task.train(step, batch, seed)
-        except ValueError as error:
-            raise DataError(str(error)) from error
+        return self._drawn(lambda: self._task.train(step, batch, seed))
 
     def held_out(self, count: int) -> list[Task]:
+        return self._drawn(lambda: self._task.held_out(count))
+
+    def _drawn(self, draw: Callable[[], list[Task]]) -> list[Task]:
         try:
-            return self._task.held_out(count)
-        except ValueError as error:
-            raise DataError(str(error)) from error
+            return draw()
+        except TooFewQuestions as error:
+            raise DataError(
+                str(error), field="data.options", remedy="Widen the task's options, or ask for fewer."
+            ) from error
 
 
 class DatasetData:
@@ -113,18 +106,27 @@ class DatasetData:
         try:
             self.verifier = verifiers.load(spec.verifier)
         except ValueError as error:
-            raise DataError(f"data.verifier: {error}") from error
+            raise DataError(f"{error}.", field="data.verifier") from error
         files = dataset_files(folder)
         self.name = ", ".join(file.name for file in files)
         rows = [(f"{file.name} row {number}", row) for file in files for number, row in enumerate(read_rows(file), 1)]
         if not rows:
-            raise DataError(f"{self.name} is empty: it has no rows")
-        self.columns = _columns(spec, rows[0][1], self.name)
-        self._check_verifier()
+            raise DataError(f"{self.name} is empty: it has no rows.", field="data.artifact", remedy="Push rows.")
+        has = frozenset(column for _, row in rows for column in row)
+        _check_mapping(spec, has, self.name)
+        asked = {spec.column("prompt"), spec.column("messages"), "prompt", "messages"}
+        self.columns: frozenset[str] = (has | spec.columns.keys()) - asked
+        for column in self.verifier.columns:
+            if column not in self.columns:
+                raise _lacks(column, f"verifier '{spec.verifier}'", has, self.name)
         every = [_task(spec, row, where) for where, row in rows]
         for (where, _), task in zip(rows, every, strict=True):
             if "answer" in self.verifier.columns and task.answer is None:
-                raise DataError(f"{where}: it has no answer, which verifier '{spec.verifier}' needs")
+                raise DataError(
+                    f"{where}: it has no answer, which verifier '{spec.verifier}' needs.",
+                    field="data.artifact",
+                    remedy="Push the dataset without such rows.",
+                )
         border = int(spec.held_out * 16**12)
         self._train = [task for task in every if int(task.id[:12], 16) >= border]
         # In hash order, so that fewer items are a prefix of more, however the file is sorted.
@@ -134,8 +136,9 @@ class DatasetData:
         """Every epoch is a new order; what is left over at its end is skipped, so that no batch holds a row twice."""
         if batch > len(self._train):
             raise DataError(
-                f"{self.name} has {len(self._train)} rows to train on, and a step wants {batch}: "
-                "lower training.batch, or add rows"
+                f"{self.name} has {len(self._train)} rows to train on, and a step wants {batch}.",
+                field="training.batch",
+                remedy="Lower training.batch, or push more rows.",
             )
         epoch, place = divmod(step, len(self._train) // batch)
         order = list(range(len(self._train)))
@@ -145,22 +148,22 @@ class DatasetData:
     def held_out(self, count: int) -> list[Task]:
         if count > len(self._held_out):
             raise DataError(
-                f"{self.name} has {len(self._held_out)} held-out rows, and the evaluation wants {count}: "
-                "raise data.held_out, lower training.evaluate_items, or add rows"
+                f"{self.name} has {len(self._held_out)} held-out rows, and the evaluation wants {count}.",
+                field="data.held_out",
+                remedy="Raise data.held_out, lower training.evaluate_items, or push more rows.",
             )
         return self._held_out[:count]
-
-    def _check_verifier(self) -> None:
-        for column in self.verifier.columns:
-            if column not in self.columns:
-                raise DataError(_lacks(column, f"verifier '{self.verifier.kind}'", self.columns, self.name))
 
 
 def dataset_files(folder: Path) -> list[Path]:
     """The JSONL and Parquet files of a folder, by name. Raises DataError when there are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in (".jsonl", ".parquet"))
+    files = sorted(file for file in folder.rglob("*") if file.suffix in FORMATS)
     if not files:
-        raise DataError(f"{folder.name}: a dataset is one or more .jsonl or .parquet files, and there are none here")
+        raise DataError(
+            f"{folder.name} holds no {' or '.join(FORMATS)} file.",
+            field="data.artifact",
+            remedy="Push JSONL (one JSON object a line) or Parquet.",
+        )
     return files
 
 
@@ -178,54 +181,56 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise DataError(f"{file.name} line {number}: a row is a JSON object, not a {type(row).__name__}")
+                    raise DataError(f"{file.name} line {number}: a row is a JSON object, not a {type(row).__name__}.")
                 yield cast(Row, row)
         except json.JSONDecodeError as error:
-            raise DataError(f"{file.name} line {number} is not JSON: {error.msg} at column {error.colno}") from error
+            raise DataError(f"{file.name} line {number} is not JSON: {error.msg} at column {error.colno}.") from error
         except UnicodeDecodeError as error:
-            raise DataError(f"{file.name} is not UTF-8 after line {number}: {error.reason}") from error
+            raise DataError(f"{file.name} is not UTF-8 after line {number}: {error.reason}.") from error
 
 
 def _read_parquet(file: Path) -> Iterator[Row]:
     try:
-        from pyarrow import ArrowException
+        import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise DataError(f"{file.name}: Parquet needs pyarrow; pip install pyarrow, or give JSONL") from error
+        raise DataError(
+            f"{file.name}: Parquet needs the package pyarrow.", remedy="pip install pyarrow, or give JSONL."
+        ) from error
     try:
         with ParquetFile(file) as opened:
             for batch in opened.iter_batches():
                 yield from batch.to_pylist()
-    except ArrowException as error:
-        raise DataError(f"{file.name} cannot be read as Parquet: {error}") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file.name} cannot be read as Parquet: {error}.") from error
 
 
-def _lacks(column: str, who: str, columns: frozenset[str] | Sequence[str], name: str) -> str:
-    return (
-        f"{who} needs the column '{column}', which {name} lacks; it has {', '.join(sorted(columns)) or 'none'}. "
-        f"Map one with data.columns: {{'{column}': '<your column>'}}"
+def _check_mapping(spec: DatasetSource, has: frozenset[str], name: str) -> None:
+    for part, column in spec.columns.items():
+        if column not in has:
+            raise DataError(
+                f"'{part}' is mapped to the column '{column}', which {name} lacks; it has {_listed(has)}.",
+                field=f"data.columns.{part}",
+                remedy="Name one that it has.",
+            )
+    if not {spec.column("prompt"), spec.column("messages")} & has:
+        raise _lacks("prompt", "a task", has, f"{name} (which has no 'messages' either)")
+
+
+def _lacks(column: str, who: str, has: frozenset[str], name: str) -> DataError:
+    return DataError(
+        f"{who} needs the column '{column}', which {name} lacks; it has {_listed(has)}.",
+        field="data.columns",
+        remedy=f'Map one: {{"{column}": "YOUR COLUMN"}}.',
     )
 
 
-def _columns(spec: DatasetSource, row: Row, name: str) -> frozenset[str]:
-    """What tasks made of such rows carry. Raises DataError when a mapped column or the prompt is missing."""
-    for part, column in spec.columns.items():
-        if column not in row:
-            known = ", ".join(sorted(row))
-            raise DataError(f"data.columns: '{part}' is mapped to '{column}', which {name} lacks; it has {known}")
-    if not {spec.column("prompt"), spec.column("messages")} & row.keys():
-        known = ", ".join(sorted(row))
-        raise DataError(
-            f"{name} has neither a column 'prompt' nor 'messages'; it has {known}. "
-            "Map one with data.columns: {'prompt': '<your column>'}"
-        )
-    asked = {spec.column("prompt"), spec.column("messages")}
-    return frozenset({column for column in row if column not in asked} | (spec.columns.keys() - {"prompt", "messages"}))
+def _listed(columns: frozenset[str]) -> str:
+    return ", ".join(sorted(columns)) or "none"
 
 
 def _task(spec: DatasetSource, row: Row, where: str) -> Task:
     messages = _messages(spec, row, where)
-    named = {part: row.get(spec.column(part)) for part in ("answer", "reference")}
     used = {spec.column(part) for part in PARTS}
     kept = {column: value for column, value in row.items() if column not in used}
     mapped = {part: row.get(column) for part, column in spec.columns.items() if part not in PARTS}
@@ -233,8 +238,8 @@ def _task(spec: DatasetSource, row: Row, where: str) -> Task:
     return Task(
         id=question_id(text),
         messages=messages,
-        answer=_text(named["answer"]),
-        reference=_text(named["reference"]),
+        answer=_text(row.get(spec.column("answer"))),
+        reference=_text(row.get(spec.column("reference"))),
         columns={**kept, **mapped},
     )
 
@@ -244,11 +249,11 @@ def _messages(spec: DatasetSource, row: Row, where: str) -> tuple[Message, ...]:
     if given is None:
         prompt = row.get(spec.column("prompt"))
         if not isinstance(prompt, str) or not prompt.strip():
-            raise DataError(f"{where}: its prompt is not a text with something in it")
+            raise DataError(f"{where}: its prompt is not a text with something in it.", field="data.artifact")
         return (Message(role="user", content=prompt),)
     messages = [_message(each, where) for each in cast(list[Any], given)] if isinstance(given, list) else []
     if not any(message["role"] == "user" for message in messages):
-        raise DataError(f"{where}: `messages` must be a list of messages, one of them with role 'user'")
+        raise DataError(f"{where}: `messages` must be a list of messages, one of them with role 'user'.")
     return tuple(messages)
 
 
@@ -257,7 +262,7 @@ def _message(given: Any, where: str) -> Message:
         role, content = cast(Row, given).get("role"), cast(Row, given).get("content")
         if isinstance(role, str) and isinstance(content, str):
             return Message(role=role, content=content)
-    raise DataError(f"{where}: a message is an object with the texts `role` and `content`")
+    raise DataError(f"{where}: a message is an object with the texts `role` and `content`.")
 
 
 def _text(value: Any) -> str | None:

@@ -37,6 +37,10 @@ def split_of(task_id: str) -> Split:
     return "held_out" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
+class TooFewQuestions(ValueError):
+    """A task's options allow fewer distinct questions than were asked for."""
+
+
 class ProceduralTask(BaseModel, ABC):
     """A stream of questions from reasoning-gym. Its fields are its options.
 
@@ -78,15 +82,14 @@ class ProceduralTask(BaseModel, ABC):
         return self.take("held_out", count)
 
     def take(self, split: Split, count: int, stream: str = "") -> list[Task]:
-        """The first `count` distinct questions of one split in one stream. Raises ValueError when there are too few."""
+        """The first `count` distinct questions of one split in one stream. Raises TooFewQuestions."""
         found: dict[str, Task] = {}
         for drawn, entry in enumerate(self._entries(f"{self.dataset}/{split}/{stream}")):
             if len(found) == count:
                 break
             if drawn > PATIENCE * (count + BUCKETS):
-                raise ValueError(
-                    f"{self.dataset}: {count} distinct {split} questions wanted, {len(found)} found in {drawn} draws. "
-                    "Widen the task's options, or ask for fewer."
+                raise TooFewQuestions(
+                    f"{self.dataset}: {count} distinct {split} questions wanted, {len(found)} found in {drawn} draws."
                 )
             task_id = question_id(entry["question"])
             if task_id not in found and split_of(task_id) == split:

@@ -16,7 +16,7 @@ class Math(Verifier, kind="math"):
     """`0.5`, `1/2` and `\\frac{1}{2}` are one answer. Reads LaTeX and plain expressions, a boxed one first."""
 
     columns: ClassVar[tuple[str, ...]] = ("answer",)
-    seconds: int = Field(5, ge=1, le=600)
+    seconds: int = Field(default=5, ge=1, le=600)
     """How long one expression may take to read or to compare; past that it is wrong. Binds in a main thread only."""
 
     def __call__(self, task: Task, text: str) -> Verdict:

@@ -1,0 +1,132 @@
+"""Procedural tasks: the split, the streams, the references."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from preceptor_trainer import tasks
+from preceptor_trainer.tasks import TooFewQuestions, question_id, split_of
+from preceptor_trainer.verifiers import Procedural
+
+NAMES = tasks.names()
+
+
+def questions(items: list) -> list[str]:
+    return [task.messages[-1]["content"] for task in items]
+
+
+def test_names_are_the_modules() -> None:
+    assert NAMES == ["chain_sum", "spell_backward"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prompt_is_reasoning_gyms_own_question(name: str) -> None:
+    import reasoning_gym
+
+    (task,) = tasks.load(name).train(0, 1, seed=0)
+    entry = reasoning_gym.create_dataset(name, seed=0, **tasks.load(name).model_dump())[
+        task.columns["metadata"]["source_index"]
+    ]
+    assert task.messages == ({"role": "user", "content": entry["question"]},)
+    assert task.answer == entry["answer"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reference_is_right_by_the_tasks_own_scorer(name: str) -> None:
+    verify = Procedural()
+    for task in tasks.load(name).held_out(100):
+        assert task.reference is not None
+        assert verify(task, task.reference).correct
+        assert task.columns["demonstration"] == task.reference
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hint_is_the_beginning_of_the_reference_and_not_all_of_it(name: str) -> None:
+    for task in tasks.load(name).held_out(50):
+        shown = task.columns["hint"].removeprefix("The solution begins with: ")
+        assert task.reference is not None
+        assert task.reference.startswith(shown)
+        assert 0 < len(shown) < len(task.reference)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_carries_the_columns_it_names(name: str) -> None:
+    task = tasks.load(name)
+    (one,) = task.held_out(1)
+    assert task.columns == {"answer", "reference"} | one.columns.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_train_is_a_pure_function_of_its_arguments(name: str) -> None:
+    first = tasks.load(name).train(3, 16, seed=5)
+    tasks.load(name).train(4, 16, seed=5)
+    assert tasks.load(name).train(3, 16, seed=5) == first
+    assert questions(tasks.load(name).train(4, 16, seed=5)) != questions(first)
+    assert questions(tasks.load(name).train(3, 16, seed=6)) != questions(first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_near_seeds_and_steps_are_not_the_same_questions_shifted(name: str) -> None:
+    source = tasks.load(name, {"max_terms": 9} if name == "chain_sum" else None)
+    one = set(questions(source.train(0, 64, seed=0)))
+    for other in (source.train(1, 64, seed=0), source.train(0, 64, seed=1)):
+        assert len(one & set(questions(other))) <= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_held_out_question_is_ever_trained_on_whatever_its_case(name: str) -> None:
+    source = tasks.load(name)
+    folded = {question.casefold() for question in questions(source.held_out(300))}
+    folded |= {question.casefold() for question in questions(source.take("validation", 300))}
+    assert len(folded) == 600
+    for step in range(40):
+        drawn = source.train(step, 64, seed=1)
+        assert not folded & {question.casefold() for question in questions(drawn)}
+        assert len({task.id for task in drawn}) == 64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fewer_held_out_tasks_are_a_prefix_of_more(name: str) -> None:
+    assert tasks.load(name).held_out(20) == tasks.load(name).held_out(50)[:20]
+
+
+def test_the_identity_of_a_question_ignores_case_and_spacing_only() -> None:
+    assert question_id("Spell this: Anna ") == question_id("spell  this:\nanna")
+    assert question_id("spell this: anna") != question_id("spell this: hanna")
+
+
+def test_a_tenth_is_held_out_and_a_tenth_validates() -> None:
+    splits = [split_of(question_id(str(number))) for number in range(5000)]
+    assert 0.08 < splits.count("held_out") / 5000 < 0.12
+    assert 0.08 < splits.count("validation") / 5000 < 0.12
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("spell_forward", {}, "there is no task 'spell_forward'; choose one of chain_sum, spell_backward"),
+        ("spell_backward", {"length": 3}, "it has no option 'length'; it has max_word_len, min_word_len"),
+        ("spell_backward", {"min_word_len": 9}, r"min_word_len \(9\) is above max_word_len \(8\)"),
+        ("spell_backward", {"min_word_len": 99}, "option 'min_word_len': Input should be less than or equal to 10"),
+        ("chain_sum", {"min_terms": 7, "max_terms": 6}, r"min_terms \(7\) is above max_terms \(6\)"),
+        ("_procedural", {}, "there is no task '_procedural'"),
+    ],
+)
+def test_a_bad_name_or_option_is_a_sentence(name: str, options: dict[str, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        tasks.load(name, options)
+
+
+def test_too_few_questions_say_how_many_there_are() -> None:
+    narrow = tasks.load("chain_sum", {"min_terms": 2, "max_terms": 2})
+    with pytest.raises(TooFewQuestions, match=r"100 distinct held_out questions wanted, \d+ found in \d+ draws"):
+        narrow.held_out(100)
+
+
+def test_loading_a_task_does_not_load_reasoning_gym() -> None:
+    code = "import sys; from preceptor_trainer import tasks; tasks.load('chain_sum'); print('sympy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
