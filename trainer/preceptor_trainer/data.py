@@ -214,7 +214,11 @@ def _check_mapping(spec: DatasetSource, has: frozenset[str], name: str) -> None:
                 remedy="Name one that it has.",
             )
     if not {spec.column("prompt"), spec.column("messages")} & has:
-        raise _lacks("prompt", "a task", has, f"{name} (which has no 'messages' either)")
+        raise DataError(
+            f"{name} has neither a column 'prompt' nor 'messages'; it has {_listed(has)}.",
+            field="data.columns",
+            remedy='Map one: {"prompt": "YOUR COLUMN"}.',
+        )
 
 
 def _lacks(column: str, who: str, has: frozenset[str], name: str) -> DataError:
