@@ -181,6 +181,8 @@ class _Plan:
     def _env(self, own: Mapping[str, str]) -> dict[str, str]:
         dropped = {f"PRECEPTOR_{name}{form}" for name in _OWNED for form in ("", "_FILE")}
         inherited = {name: value for name, value in os.environ.items() if name not in dropped}
+        # All on one machine: a dead worker is noticed sooner, since no network stands between it and its heartbeats.
+        inherited.setdefault("PRECEPTOR_LEASE_SECONDS", "10")
         # Torch threads that spin while they wait slow the other processes of a small machine down several times.
         inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return {**inherited, "PYTHONUNBUFFERED": "1", **{f"PRECEPTOR_{name}": value for name, value in own.items()}}

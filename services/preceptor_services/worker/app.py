@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, Task, signals
 
 from preceptor.client import Client
-from preceptor.errors import Overloaded, ServerFault, Unreachable
+from preceptor.errors import Overloaded, PreceptorError, ServerFault, Unreachable
 from preceptor_services.queue import ADVANCE_RUN, celery_app, without_password
 from preceptor_services.worker.advance import Bench, advance
 from preceptor_services.worker.cache import ArtifactCache
@@ -34,6 +34,8 @@ def create_worker(settings: WorkerSettings, bench: Bench) -> Celery:
         except (Unreachable, Overloaded, ServerFault) as error:
             _log.warning("run %s: no lease could be asked for (%s); trying again in %d s", run_id, error, RETRY_SECONDS)
             raise task.retry(countdown=RETRY_SECONDS) from error
+        except PreceptorError as error:  # a key that was revoked, for one: the run stays queued for others
+            _log.error("run %s: no lease could be taken (%s)", run_id, error)
 
     return app
 
