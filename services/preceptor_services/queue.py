@@ -64,6 +64,9 @@ def celery_app(broker_url: str, *, visibility_seconds: float = VISIBILITY_SECOND
     app = Celery("preceptor", broker=broker_url, set_as_current=False)
     transport: dict[str, Any] = {
         "visibility_timeout": visibility_seconds,
+        # How often a worker looks for messages whose time is over; kombu's own 100 seconds would outlast a short one.
+        "unacked_restore_interval": min(10.0, max(0.5, visibility_seconds / 4)),
+        "unacked_restore_throttle": 1 if visibility_seconds < 600 else 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 25,
