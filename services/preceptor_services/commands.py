@@ -90,6 +90,39 @@ def worker(as_json: output.Json = False) -> None:
     raise typer.Exit(run_worker(_settings(WorkerSettings)))
 
 
+@teacher.callback()
+def _teacher() -> None:
+    """The teacher service."""
+
+
+@teacher.command("serve")
+def teacher_serve(
+    model: Annotated[str, typer.Option(help="A model folder, `hub:org/name@revision`, or a known name.")],
+    name: Annotated[
+        str | None, typer.Option(help="What it calls itself on its card; else PRECEPTOR_TEACHER_NAME.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8421,
+    device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda, cuda:1 ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="What it computes in: float32, bfloat16 ...")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; else torch's own choice.")] = None,
+    as_json: output.Json = False,
+) -> None:
+    """Serve a model as a teacher, its key from PRECEPTOR_TEACHER_KEY. Other settings: docs/operations.md."""
+    with _extra("teacher serve", "services,trainer"):
+        from preceptor_services.teacher.serve import serve
+        from preceptor_services.teacher.settings import TeacherSettings
+    settings = _settings(TeacherSettings)
+    if name is not None:
+        settings = settings.model_copy(update={"teacher_name": name})
+    where = f"http://{host}:{port}"
+    if as_json:
+        output.show_json({"event": "starting", "url": where, "model": model, "teacher": settings.teacher_name})
+    else:
+        output.console.print(f"Teacher {escape(settings.teacher_name)} of {escape(model)} at {where}", highlight=False)
+    serve(model_folder(model), settings, host=host, port=port, device=device, dtype=dtype, threads=threads)
+
+
 def _announce(ready: Ready, as_json: bool) -> None:
     if as_json:
         return output.show_json(
