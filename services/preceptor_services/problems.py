@@ -1,0 +1,148 @@
+"""What every HTTP service shares: errors as RFC 9457 problem details, and bodies that end at a limit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, ServerFault, TooLarge
+from preceptor.wire.common import Problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+SHOWN = 100
+"""Characters of a wrong value that an error repeats."""
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    """The problem as an answer."""
+    extra = dict(headers or {})
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = "Bearer"
+    if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        extra.setdefault("Retry-After", str(RETRY_SECONDS))
+    return Response(
+        problem.model_dump_json(exclude_none=True), status_code=problem.status, media_type=MEDIA_TYPE, headers=extra
+    )
+
+
+def invalid(errors: Sequence[Any], *, prefix: str = "") -> Invalid:
+    """The error for what pydantic found: the first complaint, as a sentence."""
+    first = errors[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    path = ".".join(where)
+    field = ".".join(part for part in (prefix, path) if part) or None
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "json_invalid":
+        return Invalid(f"The body is not JSON: {first['ctx']['error']} (character {first['loc'][-1]}).")
+    if first["type"] == "missing":
+        detail = f"{field} is missing." if field else "The body is missing."
+    elif first["type"] == "extra_forbidden":
+        detail = f"{field}: there is no such field."
+    else:
+        given = first.get("input")
+        shown = repr(given) if isinstance(given, str | int | float | bool) or given is None else type(given).__name__
+        detail = f"{field or 'the body'}: {message} (got {shown[:SHOWN]})."
+    rest = len(errors) - 1
+    remedy = f"Correct it; {rest} more problem{'s' * (rest > 1)} would follow." if rest else None
+    return Invalid(detail, field=field, remedy=remedy)
+
+
+class Refused(HTTPException):
+    """An error on the way through the framework, which lets only HTTPExceptions pass while it reads a body."""
+
+    def __init__(self, error: PreceptorError, status: int | None = None) -> None:
+        problem = error.problem
+        self.problem = problem if status is None else problem.model_copy(update={"status": status})
+        super().__init__(self.problem.status, self.problem.detail)
+
+
+def not_authorised(detail: str, remedy: str, *, status: int = 401) -> NotAuthorised:
+    """401 for a key that is missing or unknown, 403 for one whose scope is too small."""
+    error = NotAuthorised(detail, remedy=remedy)
+    error.problem = error.problem.model_copy(update={"status": status})
+    return error
+
+
+def too_large(limit: int) -> TooLarge:
+    """The error for a body beyond the limit."""
+    return TooLarge(f"The body is larger than the {limit} bytes that this endpoint takes.", remedy="Send less at once.")
+
+
+def check_length(length: str | None, limit: int) -> None:
+    """Raises TooLarge where the announced length of a body is beyond the limit."""
+    if length is not None and length.isdigit() and int(length[:20]) > limit:
+        raise too_large(limit)
+
+
+def bounded(receive: Receive, limit: int) -> Receive:
+    """`receive` that stops at the limit: a body sent in chunks states no length beforehand."""
+    seen = 0
+
+    async def read() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise Refused(too_large(limit))
+        return message
+
+    return read
+
+
+def install(app: FastAPI, service: str) -> None:
+    """Have the application answer every error as a problem. `service` is what a bug's sentence calls it."""
+
+    def bug(request: Request, error: Exception) -> Response:
+        fault = ServerFault(f"{service} failed on this request; its log says why.", remedy="Report it with the log.")
+        return problem_response(fault.problem)
+
+    app.add_exception_handler(PreceptorError, _preceptor_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, bug)
+
+
+def _preceptor_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PreceptorError)
+    headers = {}
+    if isinstance(error, Overloaded) and error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return problem_response(error.problem, headers)
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem_response(invalid(error.errors()).problem)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        return problem_response(error.problem)
+    title = HTTPStatus(error.status_code).phrase
+    detail = str(error.detail)
+    remedy = None
+    if error.status_code == HTTPStatus.NOT_FOUND and detail == title:
+        detail = f"There is nothing at {request.url.path[:200]}."
+        remedy = "GET /openapi.json lists what there is."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not what {request.url.path[:200]} is for."
+    problem = Problem(
+        type=f"/problems/{title.lower().replace(' ', '-')}",
+        title=title,
+        detail=detail,
+        remedy=remedy,
+        status=error.status_code,
+    )
+    return problem_response(problem, dict(error.headers or {}))

@@ -1,0 +1,1 @@
+"""The teacher service: how likely a student's tokens are, served over HTTP."""

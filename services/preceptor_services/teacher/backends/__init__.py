@@ -1,0 +1,101 @@
+"""What a teacher computes with, one file each; all of them behind the same seam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from preceptor.wire.score import Numbers, ScoreRequest
+from preceptor.wire.teachers import HeadCard, Support, TokenizerCard
+from preceptor_services.teacher.openai import ChatMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a backend says of itself."""
+
+    model: str
+    engine: str
+    """Name and versions."""
+    device: str
+    dtype: str
+    tokenizer: TokenizerCard
+    max_tokens: int
+    """Longest context plus completion."""
+    supports: tuple[Support, ...]
+    head: HeadCard | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One written token."""
+
+    id: int
+    logprob: float
+    """Of the untempered distribution."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids and their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How a text is written."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """0: always the likeliest token."""
+    top_p: float = 1.0
+    seed: int = 0
+    top: int = 0
+    """How many of the likeliest ids to name with every token."""
+
+
+class Text(Protocol):
+    """The text side of a backend, where it has one."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text as it is, nothing added."""
+        ...
+
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Ids of a conversation up to where the assistant starts to write. Raises Invalid."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        ...
+
+    def write(self, prompt: Sequence[int], draw: Draw) -> Iterator[Token]:
+        """Tokens after a prompt, one by one; the one that ends the text is the last where there was room for it."""
+        ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end a text."""
+        ...
+
+
+class Backend(Protocol):
+    """A model that scores. Its methods block; the scheduler calls them one at a time."""
+
+    @property
+    def about(self) -> About: ...
+
+    @property
+    def weights_version(self) -> int:
+        """Counts up whenever the weights change."""
+        ...
+
+    @property
+    def text(self) -> Text | None:
+        """None: scores only."""
+        ...
+
+    def head(self) -> Sequence[bytes | memoryview] | None:
+        """The frame of the output projection, in pieces."""
+        ...
+
+    def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
+        """Numbers for every scored position. `between` is called now and then; what it raises ends the work."""
+        ...

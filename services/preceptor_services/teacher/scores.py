@@ -1,0 +1,112 @@
+"""`/v1/card`, `/v1/head`, `/v1/score`: the score protocol."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from preceptor.errors import Conflict, Invalid, NotFound, TooLarge
+from preceptor.frames import decode_request, encode_scores
+from preceptor.limits import check_fits
+from preceptor.tensors import CONTENT_TYPE
+from preceptor.twins import request_from_json, scores_to_json
+from preceptor.wire.score import Numbers, ScoreRequest, Scores
+from preceptor.wire.teachers import Card, Support
+from preceptor_services.teacher.head import head_response
+from preceptor_services.teacher.scheduler import Done, Job
+from preceptor_services.teacher.service import Service
+
+JSON = "application/json"
+router = APIRouter(prefix="/v1", tags=["scores"])
+
+
+def service_of(request: Request) -> Service:
+    """The teacher that this application is."""
+    return request.app.state.service
+
+
+Teacher = Annotated[Service, Depends(service_of)]
+
+
+@router.get("/card")
+def card(teacher: Teacher) -> Card:
+    """What the teacher says of itself."""
+    return teacher.card
+
+
+@router.get("/head", response_class=Response)
+def head(request: Request, teacher: Teacher) -> Response:
+    """The output projection as a safetensors frame. `ETag` is its hash; ranges are served."""
+    pieces, about = teacher.backend.head(), teacher.backend.about.head
+    if pieces is None or about is None:
+        raise NotFound("This teacher has no head to give.", remedy="Ask for a support other than 'full'.")
+    return head_response(request, pieces, about.hash)
+
+
+@router.post("/score", response_class=Response)
+async def score(request: Request, teacher: Teacher) -> Response:
+    """Scores for completions behind contexts, as a safetensors frame or as JSON: docs/protocol.md."""
+    arrived = time.monotonic()
+    content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content not in (CONTENT_TYPE, JSON):
+        raise _status(415, Invalid(f"Content-Type: '{content[:60]}' is neither {CONTENT_TYPE} nor {JSON}."))
+    answer_in_json = _wants_json(request.headers.get("accept", ""), content)
+    body = await request.body()
+    teacher.meters.received.inc(len(body))
+    wanted = await run_in_threadpool(_read, body, content, teacher)
+    deadline = None if wanted.deadline_ms is None else arrived + wanted.deadline_ms / 1000
+    job = Job(deadline)
+    done = await teacher.run(request, job, lambda: teacher.backend.score(wanted, job.check))
+    answer = await run_in_threadpool(_write, wanted, done, teacher, answer_in_json)
+    teacher.meters.sequences.inc(len(wanted.completions))
+    teacher.meters.tokens.inc(len(done.result.logprob_T))
+    teacher.meters.sent.inc(len(answer))
+    return Response(answer, media_type=JSON if answer_in_json else CONTENT_TYPE)
+
+
+def _read(body: bytes, content: str, teacher: Service) -> ScoreRequest:
+    """The request, if this teacher can serve it. Raises what the protocol says: 400, 409, 413, 422."""
+    try:
+        wanted = request_from_json(body) if content == JSON else decode_request(body)
+    except Invalid as error:
+        if (error.field or "").endswith("request.support"):
+            offered = ", ".join(Support(each) for each in teacher.backend.about.supports)
+            raise _status(
+                422, Invalid(f"{error.problem.detail} This teacher offers {offered}.", field="support")
+            ) from None
+        raise
+    try:
+        check_fits(wanted, teacher.card)
+    except TooLarge as error:
+        raise _status(413, error) from None
+    version = teacher.backend.weights_version
+    if wanted.weights_version not in (None, version):
+        raise Conflict(
+            f"weights_version: {wanted.weights_version} is gone; this teacher is at {version}.",
+            field="weights_version",
+            remedy="Ask for the live version, or leave it out.",
+        )
+    return wanted
+
+
+def _write(wanted: ScoreRequest, done: Done[Numbers], teacher: Service, in_json: bool) -> bytes:
+    scores = Scores.stamped(done.result, teacher.stamp(wanted, done))
+    return scores_to_json(scores, wanted).encode() if in_json else encode_scores(scores, wanted)
+
+
+def _wants_json(accept: str, content: str) -> bool:
+    """What the caller accepts; where it does not say, what it sent."""
+    accepted = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
+    for each in accepted:
+        if each in (JSON, CONTENT_TYPE):
+            return each == JSON
+    return content == JSON
+
+
+def _status(status: int, error: Invalid | TooLarge) -> Invalid | TooLarge:
+    error.problem = error.problem.model_copy(update={"status": status})
+    return error
