@@ -175,7 +175,8 @@ def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespa
     teacher = register(client, f"demo-{options.model}", running.teacher_url)
     assert teacher.card is not None and teacher.probe is not None
     checks = ", ".join(f"{check.name} {output.cell(check.outcome.value)}" for check in teacher.probe.checks)
-    console.print(f"  {escape(teacher.card.model)} on {escape(teacher.card.engine)}: {checks}", highlight=False)
+    about = f"{escape(teacher.card.model)} on {escape(teacher.card.engine)}"
+    console.print(f"  {about}: {checks}", highlight=False, soft_wrap=True)
 
     console.print("[bold]3[/] Starting an on-policy self-distillation run (recipe opsd)")
     training = {**plan.training, "seed": options.seed, **({"steps": options.steps} if options.steps else {})}
@@ -194,7 +195,7 @@ def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespa
         for event in client.runs.events(run.id):
             board.show(event)
     run = client.runs.get(run.id)
-    console.print(f"[bold]4[/] {describe_result(run)}")
+    console.print(f"[bold]4[/] {describe_result(run)}", soft_wrap=True)
     if run.state is RunState.SUCCEEDED:
         draw(client, run, options.out, console)
         prove(client, run, console)
@@ -234,6 +235,7 @@ def prove(client: Client, run: Run, console: Console) -> None:
         f"Ledger: {rollouts:,} rollouts, {scored:,} scores over {requests:,} HTTP requests ({received:.1f} MB), "
         f"{stamped:,} of them stamped",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -98,9 +98,7 @@ def _teacher() -> None:
 @teacher.command("serve")
 def teacher_serve(
     model: Annotated[str, typer.Option(help="A model folder, `hub:org/name@revision`, or a known name.")],
-    name: Annotated[
-        str | None, typer.Option(help="What it calls itself on its card; else PRECEPTOR_TEACHER_NAME.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What its card says; else PRECEPTOR_TEACHER_NAME.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8421,
     device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda, cuda:1 ...")] = "cpu",

@@ -82,7 +82,9 @@ def test_every_rollout_was_scored_over_http_and_every_score_is_stamped(done: Don
         assert asked.weights_versions == [0]
     total = [step.ledger.teachers["self"] for step in steps]
     assert done.counted["preceptor_teacher_sequences_total"] == sum(each.sequences for each in total)
-    assert done.counted["preceptor_teacher_tokens_total"] == sum(each.tokens for each in total)
+    assert done.counted["preceptor_teacher_scored_tokens_total"] == sum(each.tokens for each in total)
+    assert done.counted["preceptor_teacher_received_bytes_total"] == sum(each.bytes_sent for each in total)
+    assert done.counted["preceptor_teacher_sent_bytes_total"] == sum(each.bytes_received for each in total)
 
 
 def test_samples_show_who_said_what(done: Done, client: Client) -> None:

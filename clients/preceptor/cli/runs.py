@@ -113,7 +113,7 @@ def show(
             }
         )
         if run.state.ended:
-            output.console.print(describe_result(run))
+            output.console.print(describe_result(run), soft_wrap=True)
         if plot or png:
             _draw(client, run, png, plot=plot)
 
@@ -161,7 +161,7 @@ def _watch(client: Client, run: Run, as_json: bool) -> None:
             for event in client.runs.events(run.id):
                 board.show(event)
         run = client.runs.get(run.id)
-        output.console.print(describe_result(run))
+        output.console.print(describe_result(run), soft_wrap=True)
         _draw(client, run, None, plot=run.state is RunState.SUCCEEDED)
     if run.state is not RunState.SUCCEEDED:
         raise typer.Exit(1)

@@ -28,8 +28,7 @@ class Watch:
         )
         self._bar = self._progress.add_task(run.name, total=run.training.steps, numbers="waiting for a worker")
         self._accuracy: float | None = None
-        self.steps: list[StepReport] = []
-        self.evaluations: list[Evaluation] = []
+        self._last: StepReport | None = None
 
     def __enter__(self) -> Watch:
         self._progress.start()
@@ -48,22 +47,28 @@ class Watch:
             self._progress.console.print(describe(event))
 
     def _step(self, report: StepReport) -> None:
-        self.steps.append(report)
-        numbers = [f"loss {report.metrics['loss']:.4f}"]
-        if self._accuracy is not None:
-            numbers.append(f"held-out {percent(self._accuracy)}")
-        if (speed := report.metrics.get("tokens_per_second")) is not None:
-            numbers.append(f"{speed:,.0f} tokens/s")
-        self._progress.update(self._bar, completed=report.step, numbers=" · ".join(numbers))
+        self._last = report
+        self._draw()
 
     def _evaluation(self, data: dict[str, Any]) -> None:
         evaluation = Evaluation.model_validate({"hits": [], **data})
-        self.evaluations.append(evaluation)
         self._accuracy = evaluation.accuracy
+        self._draw()
         self._progress.console.print(
             f"step {evaluation.step:>4}  held-out accuracy [bold]{percent(evaluation.accuracy)}[/] "
             f"± {100 * evaluation.ci95:.1f} ({evaluation.correct} of {evaluation.n})"
         )
+
+    def _draw(self) -> None:
+        numbers = list[str]()
+        if self._last is not None:
+            numbers.append(f"loss {self._last.metrics['loss']:.4f}")
+        if self._accuracy is not None:
+            numbers.append(f"held-out {percent(self._accuracy)}")
+        if self._last is not None and (speed := self._last.metrics.get("tokens_per_second")) is not None:
+            numbers.append(f"{speed:,.0f} tokens/s")
+        done = 0 if self._last is None else self._last.step
+        self._progress.update(self._bar, completed=done, numbers=" · ".join(numbers))
 
 
 def describe(event: Event) -> str:
