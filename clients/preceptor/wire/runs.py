@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,9 @@ class RunState(StrEnum):
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Training(Wire):
     """The settings of the optimizer and of the loop around it. Defaults < the recipe's own < the user's."""
 
@@ -42,7 +45,7 @@ class Training(Wire):
     """Tasks a step; each is answered `recipe.rollout.samples` times."""
     learning_rate: float = Field(default=5e-4, gt=0, le=1.0, allow_inf_nan=False)
     """Peak learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates, each in [0, 1)."""
     weight_decay: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
     """AdamW's decoupled weight decay."""

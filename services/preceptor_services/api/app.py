@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from starlette.concurrency import run_in_threadpool
 
+from preceptor.probe import probe_teacher
 from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api import health, problems
 from preceptor_services.api.artifacts import endpoints as artifacts
@@ -48,7 +49,7 @@ def create_app(
     queue: Queue,
     *,
     announce: Callable[[str], None] = print,
-    probe: Callable[[str, str | None], tuple[Card, Probe]] | None = None,
+    probe: Callable[[str, str | None], tuple[Card, Probe]] = probe_teacher,
     clock: Callable[[], datetime] = now,
 ) -> FastAPI:
     """The application. `announce` shows the admin key of the first start, once; `probe` looks at teachers."""
@@ -66,7 +67,7 @@ def create_app(
                 blobs=Blobs(settings.blob_dir),
                 queue=queue,
                 clock=clock,
-                probe=probe or _probe,
+                probe=probe,
                 bell=Bell(),
             )
             sweeper = asyncio.create_task(sweep_for_ever(plane))
@@ -94,12 +95,6 @@ def create_app(
         app.include_router(router)
     _secure(app)
     return app
-
-
-def _probe(url: str, key: str | None) -> tuple[Card, Probe]:
-    from preceptor.probe import probe_teacher
-
-    return probe_teacher(url, key)
 
 
 def _prepare(database: Database, settings: Settings, clock: Callable[[], datetime]) -> str | None:

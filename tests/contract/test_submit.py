@@ -1,0 +1,259 @@
+"""Wishes that cannot be carried out: each is refused with one sentence that names the field, and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from preceptor.errors import Invalid
+from preceptor.wire.data import DatasetSource, TaskSource
+from preceptor.wire.runs import Training
+from preceptor.wire.teachers import Limits, Support, Values
+from tests.contract.conftest import House
+from tests.contract.doubles import write_model, write_rows
+
+NOBODY = "sha256:" + "0" * 64
+ROWS = [{"prompt": f"Spell word{n} backward.", "answer": f"{n}", "reference": f"It is {n}."} for n in range(300)]
+
+
+def refused(house: House, **changes: Any) -> Invalid:
+    """The error of a wish, after making sure that it left nothing behind."""
+    wish = house.wish(**changes)
+    with pytest.raises(Invalid) as caught:
+        house.admin.runs.start(wish)
+    assert list(house.admin.runs.list()) == []
+    assert house.queue.sent == []
+    detail = caught.value.problem.detail
+    assert detail.endswith("."), detail
+    assert "\n" not in detail
+    return caught.value
+
+
+def dataset(house: House, rows: list[dict[str, Any]], name: str = "rows") -> str:
+    return house.admin.artifacts.push(write_rows(house.tmp / name / "train.jsonl", rows), "dataset", name)
+
+
+def test_unknown_recipe(house: House):
+    error = refused(house, recipe="opds")
+    assert error.field == "recipe"
+    assert "did you mean opd" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "said"),
+    [
+        ({"rollot": {}}, "overrides.rollot", "Did you mean rollout?"),
+        ({"rollout": {"max_tokns": 3}}, "overrides.rollout.max_tokns", "Did you mean max_tokens?"),
+        ({"rollout": {"max_tokens": 0}}, "overrides.rollout.max_tokens", "greater than or equal to 1"),
+        ({"rollout": {"max_tokens": "many"}}, "overrides.rollout.max_tokens", "'many'"),
+        ({"rollout": 3}, "overrides.rollout", "got 3"),
+        ({"rollout": None}, "overrides.rollout", "got None"),
+        ({"objective": [{"kind": "js"}]}, "overrides.objective.0", "unknown Term kind 'js'"),
+        ({"objective": []}, "overrides", "at least one term"),
+        ({"contexts": {"student": {"kind": "plain"}}}, "overrides", "reserved name"),
+        ({"contexts": {"reference": {"kind": {"deep": 1}}}}, "overrides.contexts.reference", "unknown Context kind"),
+        ({"teacher": {"kind": "ema", "decay": 0.9}}, "overrides.teacher", "ema"),
+    ],
+)
+def test_overrides_that_do_not_fit(sqlite_house: House, overrides: dict[str, Any], field: str, said: str):
+    error = refused(sqlite_house, overrides=overrides)
+    assert error.field == field
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("training", "field", "said"),
+    [
+        ({"step": 4}, "training.step", "Did you mean steps?"),
+        ({"frobnicate": 4}, "training.frobnicate", "There are steps"),
+        ({"learning_rate": -1}, "training.learning_rate", "greater than 0 (got -1)"),
+        ({"learning_rate": "NaN"}, "training.learning_rate", "finite"),
+        ({"steps": 0}, "training.steps", "greater than or equal to 1"),
+        ({"steps": 2.5}, "training.steps", "2.5"),
+        ({"betas": [0.9]}, "training.betas.1", "missing"),
+        ({"betas": [0.9, 1.0]}, "training.betas.1", "less than 1"),
+        ({"seed": 2**40}, "training.seed", "less than or equal to"),
+    ],
+)
+def test_training_that_is_out_of_range(sqlite_house: House, training: dict[str, Any], field: str, said: str):
+    error = refused(sqlite_house, training=training)
+    assert error.field == field
+    assert said in str(error)
+
+
+def test_student_that_is_not_there(house: House):
+    house.model()
+    house.teacher()
+    error = refused(house, student=NOBODY, teachers={"self": "spelling"})
+    assert error.field == "student"
+    assert "there is no artifact" in str(error)
+
+
+def test_student_that_is_not_a_model(house: House):
+    house.model()
+    error = refused(house, student=dataset(house, ROWS))
+    assert error.field == "student"
+    assert "is a dataset, not a model" in str(error)
+
+
+def test_student_that_was_never_completed(house: House):
+    from preceptor.resources.artifacts import manifest_of
+    from preceptor.wire.artifacts import ArtifactKind
+
+    house.model()
+    manifest = manifest_of(write_model(house.tmp / "half", vocab=("x", "y")), ArtifactKind.MODEL, "half")
+    house.http().post("/v1/artifacts", content=manifest.model_dump_json(), headers={"Content-Type": "application/json"})
+    error = refused(house, student=manifest.id)
+    assert error.field == "student"
+    assert "not been uploaded completely" in str(error)
+
+
+def test_student_without_a_chat_template(house: House):
+    error = refused(house, student=house.model(template=False))
+    assert error.field == "student"
+    assert "chat template" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "field", "said"),
+    [
+        ({}, "teachers.self", "needs a teacher for this role"),
+        ({"self": "spelling", "critic": "spelling"}, "teachers.critic", "no such role; it has self"),
+        ({"self": "speling"}, "teachers.self", "Did you mean spelling?"),
+        ({"self": "x\x00y"}, "teachers.self", "there is no teacher"),
+    ],
+)
+def test_teachers_that_do_not_fill_the_roles(sqlite_house: House, teachers: dict[str, str], field: str, said: str):
+    sqlite_house.model()
+    sqlite_house.teacher()
+    error = refused(sqlite_house, teachers=teachers)
+    assert error.field == field
+    assert said in str(error)
+
+
+def test_teacher_that_takes_no_runs(house: House):
+    house.model()
+    house.teacher()
+    house.admin.teachers.drain("spelling")
+    error = refused(house)
+    assert error.field == "teachers.self"
+    assert "is draining, and takes no new runs" in str(error)
+
+
+def test_teacher_with_another_tokenizer(house: House):
+    house.model()
+    house.model("other", vocab=("d", "e", "f", "<end>"))
+    house.teacher("foreign", model="other")
+    error = refused(house, teachers={"self": "foreign"})
+    assert error.field == "teachers.self"
+    assert "reads other tokens than the student does" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"supports": (Support.SAMPLED, Support.TOPK)}, "needs the support full, and teacher odd offers sampled, topk"),
+        ({"values": Values.PROCESSED}, "tempered"),
+    ],
+)
+def test_teacher_that_cannot_say_what_the_recipe_needs(sqlite_house: House, card: dict[str, Any], said: str):
+    sqlite_house.model()
+    sqlite_house.teacher("odd", **card)
+    error = refused(sqlite_house, teachers={"self": "odd"})
+    assert error.field == "teachers.self"
+    assert said in str(error)
+
+
+def test_teacher_with_another_number_of_outputs(house: House):
+    from preceptor.fingerprint import tokenizer_card
+
+    house.model()
+    tokenizer = tokenizer_card(house.tmp / "tiny").model_copy(update={"vocab_size": 8})
+    house.teacher("padded", tokenizer=tokenizer)
+    error = refused(house, teachers={"self": "padded"})
+    assert "has 8 outputs and the student 4" in str(error)
+
+
+def test_completions_beyond_the_teachers_limit(house: House):
+    error = refused(house, overrides={"rollout": {"max_tokens": 513}})
+    assert error.field == "overrides.rollout.max_tokens"
+    assert "up to 513 tokens do not fit teacher spelling, which reads 512" in str(error)
+
+
+def test_prompts_beyond_the_teachers_limit(house: House):
+    house.model()
+    rows = [*ROWS, {**ROWS[0], "prompt": "a" * 5 * 400}]  # the longest token has 5 characters: 400 tokens at least
+    data = DatasetSource(artifact=dataset(house, rows))
+    limits = Limits(max_tokens=500, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28)
+    house.teacher("short", limits=limits)
+    error = refused(house, teachers={"self": "short"}, data=data, overrides={"rollout": {"max_tokens": 101}})
+    assert "after prompts of 400 tokens or more" in str(error)
+    assert "Lower it to 100 or less" in str(error)
+    house.run(teachers={"self": "short"}, data=data, overrides={"rollout": {"max_tokens": 100}})
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "said"),
+    [
+        (TaskSource(task="spell_backwards"), "data.task", "Did you mean spell_backward?"),
+        (TaskSource(task="spell_backward", options={"nope": 1}), "data.options", "nope"),
+        (TaskSource(task="spell_backward", options={"min_word_len": "x"}), "data.options", "min_word_len"),
+        (DatasetSource(artifact=NOBODY), "data.artifact", "there is no artifact"),
+    ],
+)
+def test_data_that_is_not_there(sqlite_house: House, data: Any, field: str, said: str):
+    error = refused(sqlite_house, data=data)
+    assert error.field == field
+    assert said in str(error)
+
+
+def test_data_that_is_a_model(house: House):
+    error = refused(house, data=DatasetSource(artifact=house.model()))
+    assert error.field == "data.artifact"
+    assert "is a model, not a dataset" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("drop", "spec", "field", "said"),
+    [
+        ("prompt", {}, "data.columns", "neither a column 'prompt' nor 'messages'; it has answer, reference"),
+        ("reference", {}, "data.columns", "context 'reference' needs the column 'reference', which the dataset lacks"),
+        ("answer", {}, "data.columns", "verifier 'exact' needs the column 'answer'"),
+        ("", {"columns": {"answer": "solution"}}, "data.columns.answer", "no column 'solution'; it has answer, prompt"),
+        ("", {"verifier": "oracle"}, "data.verifier", "there is no verifier 'oracle'; there are exact"),
+        ("", {"held_out": 0.0}, "data.held_out", "without held-out rows"),
+    ],
+)
+def test_datasets_without_what_is_needed(sqlite_house: House, drop: str, spec: dict[str, Any], field: str, said: str):
+    rows = [{name: value for name, value in row.items() if name != drop} for row in ROWS]
+    data = DatasetSource(artifact=dataset(sqlite_house, rows), **spec)
+    error = refused(sqlite_house, data=data)
+    assert error.field == field
+    assert said in str(error)
+
+
+def test_dataset_with_rows_that_ask_nothing(house: House):
+    data = DatasetSource(artifact=dataset(house, [*ROWS, {"prompt": "", "answer": "1", "reference": "r"}]))
+    error = refused(house, data=data)
+    assert "only 300 of 301 rows have a prompt" in str(error)
+
+
+def test_dataset_with_too_few_rows(house: House):
+    data = DatasetSource(artifact=dataset(house, ROWS[:100]))
+    error = refused(house, data=data)
+    assert error.field == "data.artifact"
+    assert "has 100 rows" in str(error)
+    house.run(data=data, training={"batch": 4, "evaluate_items": 5})
+
+
+def test_a_mapped_dataset_is_accepted(house: House):
+    rows = [{"q": row["prompt"], "a": row["answer"], "why": row["reference"]} for row in ROWS]
+    columns = {"prompt": "q", "answer": "a", "reference": "why"}
+    run = house.run(data=DatasetSource(artifact=dataset(house, rows), columns=columns))
+    assert isinstance(run.data, DatasetSource)
+    assert run.data.columns == columns
+
+
+def test_every_training_default_is_within_its_own_range():
+    assert Training.model_validate(Training().model_dump()) == Training()
