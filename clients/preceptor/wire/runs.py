@@ -14,7 +14,7 @@ from pydantic import Field
 
 from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
 from preceptor.wire.data import DataSpec
-from preceptor.wire.teachers import Card, Stamp
+from preceptor.wire.teachers import Card, Stamp, TeacherKind
 
 
 class RunState(StrEnum):
@@ -289,6 +289,8 @@ class TeacherEndpoint(Wire):
     """The teacher's registered name."""
     url: str
     """Where it answers."""
+    kind: TeacherKind = TeacherKind.PRECEPTOR
+    """What answers there."""
     key_env: str | None = None
     """Environment variable that holds the endpoint's key; the worker reads its own."""
     card: Card

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, LeaseLost
 from preceptor.wire import runs as wire
+from preceptor.wire.teachers import TeacherKind
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.service import enqueue, roles_of, shown
@@ -88,7 +89,9 @@ def _endpoint(session: Session, run_id: str, role: str, name: str) -> wire.Teach
     teacher = teachers.find(session, name)
     if teacher is None or teacher.card is None:
         raise Conflict(f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.")
-    return wire.TeacherEndpoint(name=name, url=teacher.url, key_env=teacher.key_env, card=teacher.card)
+    return wire.TeacherEndpoint(
+        name=name, url=teacher.url, kind=TeacherKind(teacher.kind), key_env=teacher.key_env, card=teacher.card
+    )
 
 
 def held(session: Session, run_id: str, fence: int) -> models.Run:
