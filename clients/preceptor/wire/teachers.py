@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preceptor.wire.common import Name, Wire
 
@@ -38,14 +38,17 @@ class Values(StrEnum):
 class TokenizerCard(Wire):
     """Which tokenizer a teacher's ids belong to."""
 
-    fingerprint: Hash
-    """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, specials."""
-    vocab_size: int = Field(ge=1)
-    """Rows of the output projection; ids at or above it are refused."""
+    fingerprint: Hash | None
+    """Hash of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser, specials.
+    None: nobody could say; only a text teacher's may be."""
+    vocab_size: int = Field(ge=0)
+    """Rows of the output projection; ids at or above it are refused. 0: no ids are taken, only text."""
     special: dict[str, int] = Field(default_factory=dict[str, int])
     """Ids of the special tokens by role (`eos`, `pad`, `bos`), where the tokenizer has them."""
     chat_template: Hash | None = None
     """Hash of the chat template; None: there is none."""
+    samples: dict[str, int] = Field(default_factory=dict[str, int], max_length=256)
+    """Some tokens as text, and their ids: what a server that cannot state its tokenizer is asked about."""
 
 
 class Limits(Wire):
@@ -100,6 +103,12 @@ class Card(Wire):
     values: Values = Values.RAW
     """The convention of every log-probability this teacher gives."""
 
+    @model_validator(mode="after")
+    def _scores_ids(self) -> Self:
+        if self.supports and (self.tokenizer.fingerprint is None or self.tokenizer.vocab_size < 1):
+            raise ValueError("a teacher that scores must state its tokenizer's fingerprint and vocabulary size")
+        return self
+
 
 class Stamp(Wire):
     """Recorded with every score: which teacher, at which version, said it, and how."""
@@ -125,6 +134,13 @@ class TeacherKind(StrEnum):
     """What answers behind a teacher's URL."""
 
     PRECEPTOR = "preceptor"
+    """The score protocol: every support that its card offers."""
+    VLLM = "vllm"
+    """A stock vLLM server."""
+    SGLANG = "sglang"
+    """A stock SGLang server."""
+    OPENAI = "openai"
+    """An OpenAI-compatible chat endpoint: text only."""
 
 
 class TeacherCreate(Wire):
@@ -137,6 +153,24 @@ class TeacherCreate(Wire):
     kind: TeacherKind = TeacherKind.PRECEPTOR
     key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"])
     """Environment variable that holds the endpoint's key, read by whoever calls. The key itself is never stored."""
+    model: str | None = Field(default=None, min_length=1, max_length=300)
+    """What a stock server calls the model; None: the only one that it serves."""
+    tokenizer: TokenizerCard | None = None
+    """For a stock vLLM or SGLang server, which cannot state it itself: the tokenizer of the model that it serves."""
+
+    @model_validator(mode="after")
+    def _states_what_the_server_cannot(self) -> Self:
+        if self.kind in (TeacherKind.VLLM, TeacherKind.SGLANG):
+            if self.tokenizer is None or self.tokenizer.fingerprint is None:
+                raise ValueError(
+                    f"tokenizer: a stock {self.kind} server cannot state it; give the served model's "
+                    "(`preceptor teachers add ... --tokenizer FOLDER` reads it)"
+                )
+        elif self.tokenizer is not None:
+            raise ValueError(f"tokenizer: a teacher of kind '{self.kind}' states its own or has none; leave it out")
+        if self.kind is TeacherKind.PRECEPTOR and self.model is not None:
+            raise ValueError("model: a Preceptor teacher serves one model and says which; leave it out")
+        return self
 
 
 class TeacherState(StrEnum):
