@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Invalid, NotAuthorised, Overloaded, TooLarge
 from preceptor.frames import encode_request
+from tests.bridge import Exchange
 from tests.contract.teaching import KEY, URL, Slow, Teaching, asked, table, teaching
 
 FRAME = {"Content-Type": "application/x-safetensors"}
@@ -78,32 +79,14 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 
 def test_a_caller_that_goes_away_frees_its_work() -> None:
     slow = Slow()
-    with teaching(slow) as taught:
+    with teaching(slow) as taught, ThreadPoolExecutor() as threads:
         request = taught.http.build_request("POST", "/v1/score", content=encode_request(asked()), headers=FRAME)
-        running = threading.Thread(target=_give_up, args=(taught, request, slow), daemon=True)
-        running.start()
+        exchange = Exchange(request, taught.bridge._loop)
+        asking = threads.submit(taught.bridge.call, exchange.run(taught.app, taught.bridge.faults))
+        assert slow.started.wait(10)
+        exchange.close()
         assert slow.ended.wait(10)
-        running.join(10)
-
-
-def _give_up(taught: Teaching, request: httpx.Request, slow: Slow) -> None:
-    from tests.bridge import Exchange
-
-    exchange = Exchange(request, taught.bridge._loop)
-    running = taught.bridge.call(_start(exchange, taught))
-    assert slow.started.wait(10)
-    exchange.close()
-    taught.bridge.call(_wait(running))
-
-
-async def _start(exchange, taught: Teaching):
-    import asyncio
-
-    return asyncio.create_task(exchange.run(taught.app, taught.bridge.faults))
-
-
-async def _wait(task) -> None:
-    await task
+        asking.result(10)
 
 
 def test_a_deadline_ends_the_work() -> None:
