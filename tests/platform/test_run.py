@@ -105,6 +105,6 @@ def test_the_trained_student_can_be_pulled_and_opened(done: Done, client: Client
     trained, shipped = load_model(folder), load_model(MODEL)
     moved = [
         float((new - old).abs().max())
-        for new, old in zip(trained.module.parameters(), shipped.module.parameters(), strict=True)
+        for new, old in zip(trained.module.state_dict().values(), shipped.module.state_dict().values(), strict=True)
     ]
     assert max(moved) > 0
