@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import httpx
 from pydantic import ValidationError
@@ -26,6 +26,12 @@ TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """Seconds: a long score on a busy CPU takes minutes, a connection does not."""
 MAX_CARD_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 33
+
+
+class Count(Protocol):
+    """Told what passed between us and a teacher."""
+
+    def __call__(self, *, bytes_sent: int = 0, bytes_received: int = 0) -> object: ...
 
 
 class TeacherClient:
@@ -69,7 +75,17 @@ class TeacherClient:
 
     def score(self, request: ScoreRequest) -> Scores:
         """Scores for every position asked. Values are not judged here; the pool does."""
-        return decode_scores(self.post_score(encode_request(request)), request)
+        return self.exchange(request)
+
+    def exchange(self, request: ScoreRequest, *, timeout: float | None = None, count: Count | None = None) -> Scores:
+        """The same within `timeout` seconds; `count` is told the bytes that passed."""
+        frame = encode_request(request)
+        if count is not None:
+            count(bytes_sent=len(frame))
+        answer = self.post_score(frame, timeout=timeout)
+        if count is not None:
+            count(bytes_received=len(answer))
+        return decode_scores(answer, request)
 
     def post_score(self, frame: bytes, *, timeout: float | None = None) -> bytes:
         """A request's frame for an answer's. `timeout`: seconds to wait for it."""

@@ -1,4 +1,4 @@
-"""The teachers of a run, by role: splitting, retries, checks and counting around `TeacherClient`.
+"""The teachers of a run, by role: splitting, retries, checks and counting around an `Endpoint`.
 
 Scores always travel over HTTP, whoever the teacher is. What a teacher cannot serve is refused before it is sent; what
 it answers is checked before it is believed; everything that is sent or received is counted.
@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from preceptor.endpoint import TeacherClient
+from preceptor.adapters import Endpoint, open_teacher, stock_of
 from preceptor.errors import (
     BadScores,
     Corrupt,
@@ -31,7 +31,7 @@ from preceptor.errors import (
     TooLarge,
     Unreachable,
 )
-from preceptor.frames import decode_head, decode_scores, encode_request
+from preceptor.frames import decode_head
 from preceptor.judge import judge
 from preceptor.limits import check_lengths, check_support, check_vocabulary
 from preceptor.split import join, split
@@ -52,7 +52,7 @@ class _Asked:
     """A teacher of the run: how to reach it, and what passed between us since the ledger was last taken."""
 
     endpoint: TeacherEndpoint
-    client: TeacherClient
+    client: Endpoint
     card: Card | None = None
     head_hash: str | None = None
     """The head that the latest scores belong to."""
@@ -98,7 +98,7 @@ class TeacherPool:
         Raises Invalid where one is named and not set.
         """
         self._asked = {
-            role: _Asked(endpoint, TeacherClient(endpoint.url, _key(endpoint), transport=transport))
+            role: _Asked(endpoint, _open(endpoint, transport))
             for role, endpoint in teachers.items()
         }
         self._cache_dir = cache_dir
@@ -174,15 +174,13 @@ class TeacherPool:
         name = asked.endpoint.name
 
         def attempt(left: float) -> Scores:
-            frame = encode_request(replace(request, deadline_ms=max(1, int(left * 1000))))
+            hurried = replace(request, deadline_ms=max(1, int(left * 1000)))
             began = time.monotonic()
-            asked.count(requests=1, bytes_sent=len(frame))
+            asked.count(requests=1)
             try:
-                answer = asked.client.post_score(frame, timeout=left)
+                return asked.client.exchange(hurried, timeout=left, count=asked.count)
             finally:
                 asked.count(seconds=time.monotonic() - began)
-            asked.count(bytes_received=len(answer))
-            return decode_scores(answer, request)
 
         scores = self._persist(asked, attempt)
         judge(scores, request, card, teacher=name)
@@ -242,6 +240,11 @@ def _pause(tries: int, asked_for: float | None) -> float:
     """Exponentially longer, with jitter, and no shorter than the teacher asked for."""
     grown = min(FIRST_PAUSE * 2 ** min(tries - 1, 16), LONGEST_PAUSE)
     return max(grown * random.uniform(0.5, 1.0), min(asked_for or 0.0, 60.0) * random.uniform(1.0, 1.2))
+
+
+def _open(endpoint: TeacherEndpoint, transport: httpx.BaseTransport | None) -> Endpoint:
+    known = stock_of(endpoint.name, endpoint.card)
+    return open_teacher(endpoint.kind, endpoint.url, _key(endpoint), known, transport=transport)
 
 
 def _key(endpoint: TeacherEndpoint) -> str | None:
