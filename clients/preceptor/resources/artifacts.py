@@ -19,7 +19,6 @@ from preceptor.wire.common import Page
 
 PIECE = 8 * 2**20
 """Bytes that one upload request carries."""
-READ = 2**20
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's path, the bytes of it that have arrived, and its size."""
@@ -134,7 +133,8 @@ class Artifacts:
             try:
                 self._append(file, part, have, report)
             except (Unreachable, Overloaded):
-                failures += 1
+                grown = part.exists() and part.stat().st_size > have
+                failures = 0 if grown else failures + 1
                 if failures >= ATTEMPTS:
                     raise
                 self._connection.pause(failures)
@@ -152,7 +152,7 @@ class Artifacts:
             continued = answer.status_code == 206
             done = have if continued else 0
             with part.open("ab" if continued else "wb") as sink:
-                for piece in answer.iter_bytes(READ):
+                for piece in answer.iter_raw():  # as it comes: what has arrived counts when the connection breaks off
                     sink.write(piece)
                     done += len(piece)
                     if done > file.size:

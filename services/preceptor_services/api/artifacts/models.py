@@ -37,6 +37,7 @@ def open_model(files: Mapping[str, Path]) -> ModelFacts:
         vocab_size=card.vocab_size,
         longest_token=_longest_token(_object(files, "tokenizer.json")),
         chat_template=card.chat_template is not None,
+        unalignable=card.unalignable,
     )
 
 
