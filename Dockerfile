@@ -30,7 +30,9 @@ CMD ["preceptor", "api"]
 FROM base AS trainer
 ARG TORCH_INDEX_URL=
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0
-RUN pip install -r /tmp/trainer.txt
+# The slim image has no C compiler, which one dependency's dependency wants: see scripts/pycosat.
+COPY scripts/pycosat /tmp/pycosat
+RUN pip install /tmp/pycosat && pip install -r /tmp/trainer.txt
 COPY clients clients
 COPY trainer trainer
 COPY services services

@@ -23,8 +23,14 @@ setup() {
     export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH" PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
     if { pwd && cat pyproject.toml; } | cmp -s - "$stamp"; then return; fi
     echo "Installing preceptor[$extras] into .venv (minutes at first, seconds later)" >&2
-    # torch comes first and by its exact version, so that no other requirement makes pip choose another build of it.
-    case ",$extras," in *,trainer,*) python -m pip install -qq "torch==2.13.0" ;; esac
+    if [[ ",$extras," == *,trainer,* ]]; then
+        # torch comes first and by its exact version, so that no other requirement makes pip choose another build of it.
+        python -m pip install -qq "torch==2.13.0"
+        python -m pip install -qq pycosat==0.6.6 2>/dev/null || {
+            echo "pycosat cannot be compiled here (no C compiler?): reasoning-gym's zebra puzzles will be missing." >&2
+            python -m pip install -qq scripts/pycosat/
+        }
+    fi
     python -m pip install -qq -e ".[$extras]"
     { pwd && cat pyproject.toml; } >"$stamp"
 }
