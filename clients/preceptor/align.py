@@ -45,7 +45,9 @@ class Spans:
                 f"logprob_M: has shape {list(values_M.shape)}, but the teacher read {len(self.teacher_M)} tokens"
             )
         inside_M = self.teacher_M >= 0
-        return np.bincount(self.teacher_M[inside_M], values_M[inside_M], minlength=len(self.ends_S))
+        sums_S = np.zeros(len(self.ends_S), dtype=np.float64)
+        np.add.at(sums_S, self.teacher_M[inside_M], values_M[inside_M])
+        return sums_S
 
     def spread(self, logprob_M: ArrayLike) -> NDArray[np.float32]:
         """The same by the student's tokens [T]: each holds its whole span's; 0 where masked, which nobody may read."""

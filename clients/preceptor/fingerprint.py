@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from preceptor.errors import Invalid
+from preceptor.token_bytes import unalignable
 from preceptor.wire.teachers import TokenizerCard
+from preceptor.wire.tokenizers import TokenizerFile
 
 Files = Path | Mapping[str, Path]
 """A model's files: its folder, or where each file lies, by the name it has in the folder."""
@@ -34,7 +36,25 @@ def tokenizer_card(files: Files) -> TokenizerCard:
         vocab_size=_vocab_size(_json(files, "config.json")),
         special=_special(tokenizer, config),
         chat_template=_chat_template_hash(files, config),
+        unalignable=unalignable(tokenizer),
     )
+
+
+def tokenizer_file(files: Files) -> TokenizerFile:
+    """What another needs to write text in this tokenizer's ids. Raises Invalid as `tokenizer_card` does."""
+    tokenizer = _json(files, "tokenizer.json")
+    config = _json(files, "tokenizer_config.json", {})
+    texts = {f"{role}_token": _text_of(config.get(f"{role}_token")) for role in _ROLES}
+    return TokenizerFile(
+        tokenizer=tokenizer,
+        chat_template=_default_template(_chat_template(files, config)),
+        special={name: text for name, text in texts.items() if text is not None},
+    )
+
+
+def fingerprint_of(file: TokenizerFile) -> str:
+    """The fingerprint that a card of this tokenizer states. Raises Invalid where it is none."""
+    return _fingerprint(file.tokenizer)
 
 
 def tokenizer_fingerprint(files: Files) -> str:
@@ -82,24 +102,42 @@ def _special(tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, int
     ids |= {str(token.get("content")): token.get("id") for token in _added(tokenizer)}
     found: dict[str, int] = {}
     for role in _ROLES:
-        token: Any = config.get(f"{role}_token")
-        text: Any = cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
-        identifier = ids.get(text) if isinstance(text, str) else None
+        text = _text_of(config.get(f"{role}_token"))
+        identifier = None if text is None else ids.get(text)
         if isinstance(identifier, int):
             found[role] = identifier
     return found
 
 
+def _text_of(token: Any) -> str | None:
+    """A special token as tokenizer_config.json writes it: a string, or an object that holds one."""
+    text: Any = cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
 def _chat_template_hash(files: Files, config: dict[str, Any]) -> str | None:
-    path = _find(files, "chat_template.jinja")
-    if path is not None:
-        return _hash(_text(path, "chat_template.jinja"))
-    template: Any = config.get("chat_template")
-    if template is None and _find(files, "chat_template.json") is not None:
-        template = _json(files, "chat_template.json").get("chat_template")
+    template = _chat_template(files, config)
     if template is None:
         return None
     return _hash(template if isinstance(template, str) else json.dumps(template, sort_keys=True))
+
+
+def _chat_template(files: Files, config: dict[str, Any]) -> Any:
+    """A string, or a list of named ones; None: there is none."""
+    path = _find(files, "chat_template.jinja")
+    if path is not None:
+        return _text(path, "chat_template.jinja")
+    template: Any = config.get("chat_template")
+    if template is None and _find(files, "chat_template.json") is not None:
+        template = _json(files, "chat_template.json").get("chat_template")
+    return template
+
+
+def _default_template(template: Any) -> str | None:
+    if isinstance(template, list):
+        named = {str(each.get("name")): each.get("template") for each in cast("list[dict[str, Any]]", template)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _vocab_size(config: dict[str, Any]) -> int:

@@ -106,8 +106,8 @@ def _without_prefix(part: Any, inner: str) -> Any:
         return part
     part = cast("dict[str, Any]", part)
     if part.get("type") == "Sequence":
-        kept = [each for each in (_without_prefix(each, inner) for each in part.get(inner) or []) if each is not None]
-        return {**part, inner: kept}
+        changed = [_without_prefix(each, inner) for each in cast("list[Any]", part.get(inner) or [])]
+        return {**part, inner: [each for each in changed if each is not None]}
     if part.get("type") == "Prepend":
         return None
     changes: dict[str, Any] = {}

@@ -120,6 +120,8 @@ class ModelFacts(Wire):
     its length in tokens from below."""
     chat_template: bool
     """Whether the folder brings a chat template."""
+    unalignable: str | None = None
+    """Why a teacher with another tokenizer cannot be aligned with this one by bytes; None: it can."""
 
 
 class ColumnFacts(Wire):

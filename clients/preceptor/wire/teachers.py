@@ -47,6 +47,8 @@ class TokenizerCard(Wire):
     """Ids of the special tokens by role (`eos`, `pad`, `bos`), where the tokenizer has them."""
     chat_template: Hash | None = None
     """Hash of the chat template; None: there is none."""
+    unalignable: str | None = Field(default=None, max_length=300)
+    """Why its tokens are not the bytes of a text, so that no other tokenizer can be aligned with it; None: they are."""
     samples: dict[str, int] = Field(default_factory=dict[str, int], max_length=256)
     """Some tokens as text, and their ids: what a server that cannot state its tokenizer is asked about."""
 
@@ -93,6 +95,8 @@ class Card(Wire):
     device: str
     dtype: str
     tokenizer: TokenizerCard
+    tokenizer_file: Hash | None = None
+    """Hash of the body of `GET /v1/tokenizer`; None: it is not served, and only students that share it are scored."""
     limits: Limits
     supports: tuple[Support, ...]
     """The supports that `POST /v1/score` serves."""
