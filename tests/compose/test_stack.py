@@ -130,3 +130,8 @@ def test_the_teacher_wants_its_key() -> None:
 def test_db_and_broker_have_no_way_out() -> None:
     networks = {s: set(c["NetworkSettings"]["Networks"]) for s, c in containers().items()}
     assert networks["db"] == networks["broker"] == {f"{os.environ['COMPOSE_PROJECT_NAME']}_back"}
+
+
+def test_the_api_has_no_torch() -> None:
+    found = "import importlib.util as u; print([name for name in ('torch', 'transformers') if u.find_spec(name)])"
+    assert compose("exec", "-T", "api", "python", "-c", found).strip() == "[]"
