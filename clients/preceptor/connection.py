@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -173,6 +173,8 @@ def error_of(answer: httpx.Response) -> PreceptorError:
     wait = retry_after(answer)
     try:
         body: Any = answer.json()
+        if isinstance(body, dict):  # RFC 9457: members that one does not know are passed over
+            body = {name: value for name, value in cast("dict[str, Any]", body).items() if name in Problem.model_fields}
         problem = Problem.model_validate(body)
     except ValueError:
         text = " ".join(answer.text[:200].split())

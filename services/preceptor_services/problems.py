@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,20 +21,23 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
+Answer = tuple[Problem, dict[str, str]]
+"""A problem and the headers that go with it."""
 SHOWN = 100
 """Characters of a wrong value that an error repeats."""
 
 
-def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    """The problem as an answer."""
+def problem_response(problem: Problem, headers: dict[str, str] | None = None, *, message: bool = False) -> Response:
+    """The problem as an answer. `message` adds the member that OpenAI's clients read, as RFC 9457 lets one."""
     extra = dict(headers or {})
+    body = problem.model_dump(mode="json", exclude_none=True)
+    if message:
+        body["message"] = problem.detail
     if problem.status == HTTPStatus.UNAUTHORIZED:
         extra["WWW-Authenticate"] = "Bearer"
     if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         extra.setdefault("Retry-After", str(RETRY_SECONDS))
-    return Response(
-        problem.model_dump_json(exclude_none=True), status_code=problem.status, media_type=MEDIA_TYPE, headers=extra
-    )
+    return Response(json.dumps(body), status_code=problem.status, media_type=MEDIA_TYPE, headers=extra)
 
 
 def invalid(errors: Sequence[Any], *, prefix: str = "") -> Invalid:
@@ -100,36 +104,46 @@ def bounded(receive: Receive, limit: int) -> Receive:
     return read
 
 
-def install(app: FastAPI, service: str) -> None:
-    """Have the application answer every error as a problem. `service` is what a bug's sentence calls it."""
+def install(app: FastAPI, service: str, openai: Collection[str] = ()) -> None:
+    """Have the application answer every error as a problem.
 
-    def bug(request: Request, error: Exception) -> Response:
+    service: what a bug's sentence calls it. openai: the paths whose errors OpenAI's clients must be able to read.
+    """
+
+    def answering(handle: Callable[[Request, Exception], Answer]) -> Callable[[Request, Exception], Response]:
+        def answer(request: Request, error: Exception) -> Response:
+            problem, headers = handle(request, error)
+            return problem_response(problem, headers, message=request.url.path in openai)
+
+        return answer
+
+    def bug(request: Request, error: Exception) -> Answer:
         fault = ServerFault(f"{service} failed on this request; its log says why.", remedy="Report it with the log.")
-        return problem_response(fault.problem)
+        return fault.problem, {}
 
-    app.add_exception_handler(PreceptorError, _preceptor_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, bug)
+    app.add_exception_handler(PreceptorError, answering(_preceptor_error))
+    app.add_exception_handler(RequestValidationError, answering(_validation_error))
+    app.add_exception_handler(HTTPException, answering(_http_error))
+    app.add_exception_handler(Exception, answering(bug))
 
 
-def _preceptor_error(request: Request, error: Exception) -> Response:
+def _preceptor_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, PreceptorError)
     headers = {}
     if isinstance(error, Overloaded) and error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return problem_response(error.problem, headers)
+    return error.problem, headers
 
 
-def _validation_error(request: Request, error: Exception) -> Response:
+def _validation_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, RequestValidationError)
-    return problem_response(invalid(error.errors()).problem)
+    return invalid(error.errors()).problem, {}
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
     if isinstance(error, Refused):
-        return problem_response(error.problem)
+        return error.problem, {}
     title = HTTPStatus(error.status_code).phrase
     detail = str(error.detail)
     remedy = None
@@ -145,4 +159,4 @@ def _http_error(request: Request, error: Exception) -> Response:
         remedy=remedy,
         status=error.status_code,
     )
-    return problem_response(problem, dict(error.headers or {}))
+    return problem, dict(error.headers or {})

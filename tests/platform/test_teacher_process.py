@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -24,15 +21,10 @@ from preceptor.errors import Unreachable
 from preceptor.wire.score import ScoreRequest
 from preceptor.wire.teachers import Support
 from tests.models import tiny_model_folder
+from tests.platform.stack import free_port, preceptor
 
 KEY = "pk-teacher-process-0123456789"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "1 + 1?"}]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +32,9 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproce
     # Large enough for a score that takes a while, small enough to be made in a second.
     folder = tiny_model_folder(tmp_path_factory.mktemp("model"), hidden=128, layers=4, max_position_embeddings=4096)
     port = free_port()
-    command = [Path(sys.executable).with_name("preceptor"), "teacher", "serve", "--model", folder, "--name", "math"]
+    command = preceptor("teacher", "serve", "--model", str(folder), "--name", "math", "--threads", "1")
     environment = {**os.environ, "PRECEPTOR_TEACHER_KEY": KEY, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--port", str(port), "--threads", "1"], env=environment)
+    process = subprocess.Popen([*command, "--port", str(port)], env=environment)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_ready(process, url)
@@ -139,7 +131,7 @@ def long_request(completions: int) -> ScoreRequest:
 
 def test_health_answers_while_a_long_score_runs(process: tuple[object, str]) -> None:
     with TeacherClient(process[1], KEY) as client, ThreadPoolExecutor() as threads:
-        scoring = threads.submit(client.score, long_request(128))
+        scoring = threads.submit(client.score, long_request(32))
         waits: list[float] = []
         while not scoring.done():
             began = time.monotonic()
@@ -151,11 +143,11 @@ def test_health_answers_while_a_long_score_runs(process: tuple[object, str]) -> 
 
 def test_a_stop_finishes_what_was_taken_and_ends_cleanly(process: tuple[subprocess.Popen[bytes], str]) -> None:
     with TeacherClient(process[1], KEY) as client, ThreadPoolExecutor() as threads:
-        scoring = threads.submit(client.score, long_request(32))
+        scoring = threads.submit(client.score, long_request(16))
         while b"preceptor_teacher_queue 1.0" not in metrics(process[1]):
             assert not scoring.done()
         process[0].send_signal(signal.SIGTERM)
-        assert scoring.result(60).logprob_T.shape == (32 * 64,)
+        assert scoring.result(60).logprob_T.shape == (16 * 64,)
         assert process[0].wait(30) in (0, -signal.SIGTERM)
 
 

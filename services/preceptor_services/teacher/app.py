@@ -40,7 +40,7 @@ def create_teacher_app(backend: Backend, settings: TeacherSettings) -> FastAPI:
     app.add_middleware(Gate, service=service)
     app.include_router(scores.router)
     app.include_router(completions.router)
-    problems.install(app, "The teacher")
+    problems.install(app, "The teacher", openai=completions.PATHS)
 
     @app.get("/healthz", response_class=PlainTextResponse, tags=["health"])
     async def healthz() -> str:
@@ -89,7 +89,9 @@ class Gate:
             self._check_key(headers.get("authorization"))
             problems.check_length(headers.get("content-length"), limit)
         except PreceptorError as error:
-            await problems.problem_response(error.problem, {"Connection": "close"})(scope, receive, counted)
+            message = scope["path"] in completions.PATHS
+            refusal = problems.problem_response(error.problem, {"Connection": "close"}, message=message)
+            await refusal(scope, receive, counted)
             return
         await self._app(scope, problems.bounded(receive, limit), counted)
 

@@ -26,6 +26,7 @@ from preceptor_services.teacher.writer import Piece, write
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["text"])
+PATHS = frozenset({"/v1/models", "/v1/completions", "/v1/chat/completions"})
 
 _BROKE_OFF = "The teacher failed while it wrote; its log says why."
 

@@ -15,7 +15,9 @@ CHUNK = 1 << 20
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
 
 
-def head_response(request: Request, pieces: Sequence[bytes | memoryview], hash: str) -> Response:
+def head_response(
+    request: Request, pieces: Sequence[bytes | memoryview], hash: str, media_type: str = CONTENT_TYPE
+) -> Response:
     """The frame, or the range of it that was asked for. Raises Invalid (416) for a range outside it."""
     size = sum(len(piece) for piece in pieces)
     headers = {"ETag": f'"{hash}"', "Accept-Ranges": "bytes", "Cache-Control": "private, immutable, max-age=31536000"}
@@ -25,11 +27,11 @@ def head_response(request: Request, pieces: Sequence[bytes | memoryview], hash: 
     wanted = request.headers.get("range")
     if wanted is None or request.headers.get("if-range", f'"{hash}"') != f'"{hash}"':
         headers["Content-Length"] = str(size)
-        return StreamingResponse(_cut(pieces, 0, size), media_type=CONTENT_TYPE, headers=headers)
+        return StreamingResponse(_cut(pieces, 0, size), media_type=media_type, headers=headers)
     first, last = _range(wanted, size)
     headers["Content-Length"] = str(last - first)
     headers["Content-Range"] = f"bytes {first}-{last - 1}/{size}"
-    return StreamingResponse(_cut(pieces, first, last), status_code=206, media_type=CONTENT_TYPE, headers=headers)
+    return StreamingResponse(_cut(pieces, first, last), status_code=206, media_type=media_type, headers=headers)
 
 
 def _range(wanted: str, size: int) -> tuple[int, int]:

@@ -47,6 +47,15 @@ def head(request: Request, teacher: Teacher) -> Response:
     return head_response(request, pieces, about.hash)
 
 
+@router.get("/tokenizer", response_class=Response)
+def tokenizer(request: Request, teacher: Teacher) -> Response:
+    """The tokenizer as JSON, for students with another one. `ETag` is its hash, which the card states."""
+    file = teacher.backend.about.tokenizer_file
+    if file is None:
+        raise NotFound("This teacher has no tokenizer to give.", remedy="Train a student that shares its ids.")
+    return head_response(request, [file.content], file.hash, JSON)
+
+
 @router.post("/score", response_class=Response)
 async def score(request: Request, teacher: Teacher) -> Response:
     """Scores for completions behind contexts, as a safetensors frame or as JSON: docs/protocol.md."""

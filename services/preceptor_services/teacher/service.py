@@ -74,6 +74,7 @@ class Service:
             device=about.device,
             dtype=about.dtype,
             tokenizer=about.tokenizer,
+            tokenizer_file=None if about.tokenizer_file is None else about.tokenizer_file.hash,
             limits=Limits(
                 max_tokens=about.max_tokens,
                 max_batch_tokens=max(settings.teacher_max_batch_tokens, about.max_tokens),

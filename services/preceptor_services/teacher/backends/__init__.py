@@ -12,6 +12,14 @@ from preceptor_services.teacher.openai import ChatMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFile:
+    """A file that is served under the hash of its content."""
+
+    hash: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What a backend says of itself."""
 
@@ -25,6 +33,8 @@ class About:
     """Longest context plus completion."""
     supports: tuple[Support, ...]
     head: HeadCard | None
+    tokenizer_file: NamedFile | None = None
+    """A `preceptor.wire.tokenizers.TokenizerFile` as JSON, for students with another tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,13 @@ import transformers
 from torch import Tensor as TorchTensor
 from transformers import DynamicCache
 
+from preceptor.fingerprint import tokenizer_file
 from preceptor.frames import hash_of, head_buffers
 from preceptor.tensors import Tensor
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support
-from preceptor_services.teacher.backends import About, Draw, Token
+from preceptor.wire.tokenizers import body_hash
+from preceptor_services.teacher.backends import About, Draw, NamedFile, Token
 from preceptor_services.teacher.openai import ChatMessage
 from preceptor_trainer import scoring
 from preceptor_trainer.model import Model, eos_ids, head_of, load_model, prompt_ids
@@ -47,6 +49,7 @@ class HfBackend:
             max_tokens=self._model.max_tokens,
             supports=tuple(Support),
             head=HeadCard(hash=hash_of(self._head), hidden_size=weight_VD.shape[1], bias=bias_V is not None),
+            tokenizer_file=tokenizer_file_of(folder),
         )
 
     def head(self) -> Sequence[bytes | memoryview]:
@@ -56,6 +59,12 @@ class HfBackend:
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """See `preceptor_trainer.scoring`."""
         return scoring.score(self._model, request, batch_tokens=self._forward_tokens, between=between)
+
+
+def tokenizer_file_of(folder: Path) -> NamedFile:
+    """What `GET /v1/tokenizer` serves of a model's folder."""
+    content = tokenizer_file(folder).model_dump_json().encode()
+    return NamedFile(hash=body_hash(content), content=content)
 
 
 class HfText:
