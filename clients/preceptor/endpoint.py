@@ -21,11 +21,13 @@ from preceptor.frames import decode_head, decode_scores, encode_request
 from preceptor.tensors import CONTENT_TYPE
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
+from preceptor.wire.tokenizers import TokenizerFile, body_hash
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """Seconds: a long score on a busy CPU takes minutes, a connection does not."""
 MAX_CARD_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 33
+MAX_TOKENIZER_BYTES = 1 << 28
 
 
 class Count(Protocol):
@@ -98,6 +100,17 @@ class TeacherClient:
         """The output projection. Kept nowhere: the pool keeps it on disk."""
         with self._stream("GET", "/v1/head") as answer:
             return decode_head(_read(answer, MAX_ANSWER_BYTES), _etag(answer))
+
+    def tokenizer(self) -> tuple[TokenizerFile, str]:
+        """The tokenizer that the teacher's ids belong to, and the hash that its card names it by.
+
+        Raises NotFound where the teacher serves none, Corrupt where what arrived is no tokenizer.
+        """
+        body = self._get("/v1/tokenizer", MAX_TOKENIZER_BYTES)
+        try:
+            return TokenizerFile.model_validate_json(body), body_hash(body)
+        except ValidationError as error:
+            raise Corrupt(f"{self.url}/v1/tokenizer is not a tokenizer: {error.errors()[0]['msg']}.") from error
 
     def download_head(self, path: Path) -> str:
         """Write the head's frame to `path`, going on where an earlier attempt broke off; returns its hash.

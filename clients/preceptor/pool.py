@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 import httpx
 
 from preceptor.adapters import Endpoint, open_teacher, stock_of
+from preceptor.endpoint import TeacherClient
 from preceptor.errors import (
     BadScores,
     Corrupt,
@@ -31,6 +32,7 @@ from preceptor.errors import (
     TooLarge,
     Unreachable,
 )
+from preceptor.fingerprint import fingerprint_of
 from preceptor.frames import decode_head
 from preceptor.judge import judge
 from preceptor.limits import check_lengths, check_support, check_vocabulary
@@ -38,6 +40,7 @@ from preceptor.split import join, split
 from preceptor.wire.runs import TeacherEndpoint, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
+from preceptor.wire.tokenizers import TokenizerFile
 
 Answer = TypeVar("Answer")
 
@@ -97,10 +100,7 @@ class TeacherPool:
         Keys are read from the environment variables that the endpoints name (or the file that NAME_FILE names).
         Raises Invalid where one is named and not set.
         """
-        self._asked = {
-            role: _Asked(endpoint, _open(endpoint, transport))
-            for role, endpoint in teachers.items()
-        }
+        self._asked = {role: _Asked(endpoint, _open(endpoint, transport)) for role, endpoint in teachers.items()}
         self._cache_dir = cache_dir
         self._deadline = deadline
         self._sleep = sleep
@@ -146,6 +146,17 @@ class TeacherPool:
                 except Corrupt:
                     kept.unlink(missing_ok=True)  # a damaged file: fetched again
             return self._fetch_head(asked, kept)
+
+    def tokenizer(self, role: str) -> TokenizerFile:
+        """The teacher's tokenizer. Raises TeacherRefused where it serves none, or not the one that its card names."""
+        asked, card = self._of(role), self.card(role)
+        name, client = asked.endpoint.name, asked.client
+        if card.tokenizer_file is None or not isinstance(client, TeacherClient):
+            raise TeacherRefused(f"Teacher '{name}' serves no tokenizer: no text can be put to it.", teacher=name)
+        file, hash = self._persist(asked, lambda _: client.tokenizer())
+        if hash != card.tokenizer_file or fingerprint_of(file) != card.tokenizer.fingerprint:
+            raise TeacherRefused(f"Teacher '{name}' serves another tokenizer than its card names.", teacher=name)
+        return file
 
     def take_ledger(self) -> dict[str, TeacherLedger]:
         """What passed between us and each teacher since the last call, by role."""
