@@ -40,11 +40,13 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None, *,
     return Response(json.dumps(body), status_code=problem.status, media_type=MEDIA_TYPE, headers=extra)
 
 
-def invalid(errors: Sequence[Any], *, prefix: str = "") -> Invalid:
-    """The error for what pydantic found: the first complaint, as a sentence."""
+def invalid(errors: Sequence[Any], *, prefix: str = "", skip: int = 0) -> Invalid:
+    """The error for what pydantic found: the first complaint, as a sentence.
+
+    `prefix` goes before the field's path, of which the first `skip` parts are left out.
+    """
     first = errors[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    path = ".".join(where)
+    path = ".".join(str(part) for part in first["loc"][skip:])
     field = ".".join(part for part in (prefix, path) if part) or None
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "json_invalid":
@@ -137,7 +139,7 @@ def _preceptor_error(request: Request, error: Exception) -> Answer:
 
 def _validation_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, RequestValidationError)
-    return invalid(error.errors()).problem, {}
+    return invalid(error.errors(), skip=1).problem, {}  # the first part says body, query, path or header
 
 
 def _http_error(request: Request, error: Exception) -> Answer:

@@ -13,8 +13,8 @@ from preceptor.errors import Invalid
 from preceptor.wire.common import Problem, Scope
 from preceptor_services.api.gate import Caller
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.problems import MEDIA_TYPE, Refused, not_authorised
 from preceptor_services.db.session import Unit
+from preceptor_services.problems import MEDIA_TYPE, Refused, not_authorised
 
 LIMIT = 50
 MOST = 500

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from preceptor.errors import Overloaded, PreceptorError, TooLarge
+from preceptor.errors import Overloaded, PreceptorError
 from preceptor.wire import common
 from preceptor_services.api.keys.secrets import hash_of
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.problems import Refused, not_authorised, problem_response
 from preceptor_services.db import models
+from preceptor_services.problems import bounded, check_length, not_authorised, problem_response
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """What needs no key."""
@@ -49,12 +49,12 @@ class Gate:
         limit = plane.settings.max_piece_bytes if scope["path"].startswith(PIECES) else plane.settings.max_body_bytes
         try:
             caller = await run_in_threadpool(_caller, plane, headers.get("authorization"))
-            _check_length(headers.get("content-length"), limit)
+            check_length(headers.get("content-length"), limit)
         except PreceptorError as error:
             await problem_response(error.problem, {"Connection": "close"})(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
-        await self._app(scope, _bounded(receive, limit), send)
+        await self._app(scope, bounded(receive, limit), send)
 
 
 def _caller(plane: Plane, authorization: str | None) -> Caller:
@@ -74,27 +74,3 @@ def _caller(plane: Plane, authorization: str | None) -> Caller:
         raise not_authorised("The key is unknown or revoked.", "Use another, or have an admin make one.")
     plane.uses.saw(key.id, plane.clock())
     return Caller(key_id=key.id, scope=common.Scope(key.scope))
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The body is larger than the {limit} bytes that this endpoint takes.", remedy="Send less at once.")
-
-
-def _check_length(length: str | None, limit: int) -> None:
-    if length is not None and length.isdigit() and int(length[:20]) > limit:
-        raise _too_large(limit)
-
-
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """`receive` that stops at the limit: a body sent in chunks states no length beforehand."""
-    seen = 0
-
-    async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise Refused(_too_large(limit))
-        return message
-
-    return bounded

@@ -18,9 +18,9 @@ from preceptor.wire.artifacts import ArtifactKind, ModelFacts
 from preceptor.wire.runs import RunCreate, Training
 from preceptor.wire.teachers import Card, Support, TeacherState, Values
 from preceptor_services.api.artifacts import service as artifacts
-from preceptor_services.api.problems import invalid
 from preceptor_services.api.runs.data_checks import check_data
 from preceptor_services.api.teachers import service as teachers
+from preceptor_services.problems import invalid
 from preceptor_trainer import recipes
 from preceptor_trainer.recipe import Recipe
 
@@ -153,6 +153,12 @@ def _card(session: Session, role: str, name: str) -> Card:
 def _suits(role: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int) -> None:
     """Whether a teacher can say what the recipe wants to know of this student. `longest`: tokens, a lower bound."""
     field = f"teachers.{role}"
+    if card.tokenizer.fingerprint is None:
+        raise Invalid(
+            f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
+            field=field,
+            remedy="Choose a teacher that offers a support.",
+        )
     if card.tokenizer.fingerprint != student.fingerprint:
         raise Invalid(
             f"{field}: teacher {name} reads other tokens than the student does (its tokenizer is "
