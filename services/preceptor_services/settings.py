@@ -67,25 +67,25 @@ class Settings(ServiceSettings):
     """Any server that speaks the Redis protocol."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = Field(8420, ge=0, le=65535)
+    port: int = Field(default=8420, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
-    lease_seconds: float = Field(30.0, gt=0, le=3600)
+    lease_seconds: float = Field(default=30.0, gt=0, le=3600)
     """How long a worker's lease lasts without a heartbeat."""
-    visibility_timeout: float = Field(3600.0, gt=0)
+    visibility_timeout: float = Field(default=3600.0, gt=0)
     """Seconds after which the broker hands an unacknowledged message to another worker."""
-    sweep_seconds: float = Field(2.0, gt=0, le=600)
+    sweep_seconds: float = Field(default=2.0, gt=0, le=600)
     """How often expired leases are looked for."""
-    requeue_seconds: float = Field(900.0, gt=0)
+    requeue_seconds: float = Field(default=900.0, gt=0)
     """How long a run may be queued before its message is sent once more, in case the broker lost it."""
     admin_key: SecretStr | None = None
     """A key of scope admin that is registered at start, instead of one that is made up and printed."""
     worker_key: SecretStr | None = None
     """A key of scope run that is registered at start, in place of the last one."""
-    max_body_bytes: int = Field(16 * MIB, ge=1024)
+    max_body_bytes: int = Field(default=16 * MIB, ge=1024)
     """Largest JSON body."""
-    max_piece_bytes: int = Field(64 * MIB, ge=1024)
+    max_piece_bytes: int = Field(default=64 * MIB, ge=1024)
     """Largest piece of an upload."""
-    max_artifact_bytes: int = Field(256 * 1024 * MIB, ge=1)
+    max_artifact_bytes: int = Field(default=256 * 1024 * MIB, ge=1)
     """Largest artifact."""
     refused_networks: Annotated[tuple[str, ...], NoDecode] = (
         "169.254.0.0/16",

@@ -69,6 +69,11 @@ class Training(Wire):
     """CPU threads of the trainer."""
 
 
+Alignment = Literal["ids", "bytes"]
+"""How a teacher's scores meet the student's tokens. `ids`: every teacher has the student's tokenizer. `bytes`: one with
+another tokenizer is heard where both end a token at the same byte; the rest is masked and counted."""
+
+
 class RunCreate(Wire):
     """A wish for a run."""
 
@@ -86,6 +91,8 @@ class RunCreate(Wire):
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Changes to the training settings: `{"steps": 100}`."""
+    alignment: Alignment = "ids"
+    """Whether teachers may have another tokenizer than the student (`bytes`), or not (`ids`)."""
 
 
 class CheckpointRef(Wire):
@@ -141,6 +148,8 @@ class Run(Wire):
     """Where the tasks come from."""
     training: Training
     """The resolved training settings."""
+    alignment: Alignment = "ids"
+    """Whether teachers may have another tokenizer than the student."""
     state: RunState
     """Where it is in its life."""
     step: Step
@@ -232,7 +241,8 @@ class TokenScore(Wire):
     student: float
     """The student's log-probability (natural log) when it wrote the token."""
     teachers: dict[str, float]
-    """Each context's log-probability of it; a context without an opinion is absent."""
+    """Each context's log-probability of it; a context without an opinion is absent. From a teacher with another
+    tokenizer: its span's, less the student's of the span's other tokens, so that the difference is the span's."""
 
 
 class Sample(Wire):

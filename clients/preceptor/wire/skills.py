@@ -44,7 +44,7 @@ class SkillCreate(Wire):
     """What went wrong without it."""
     task: str | None = Field(default=None, max_length=200)
     """The task, or the kind of task, that it was learned from."""
-    tags: tuple[Name, ...] = Field((), max_length=32)
+    tags: tuple[Name, ...] = Field(default=(), max_length=32)
     """Words to find it by."""
 
 

@@ -68,7 +68,7 @@ class Plane:
     queue: Queue
     clock: Callable[[], datetime]
     """This moment, in UTC. A test brings its own."""
-    probe: Callable[[str, str | None], tuple[Card, Probe]]
+    probe: Callable[..., tuple[Card, Probe]]
     """Looks at the teacher behind a URL, with a key or without. Raises PreceptorError where none answers."""
     bell: Bell
     uses: KeyUses = field(default_factory=KeyUses)

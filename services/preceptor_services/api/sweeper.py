@@ -24,13 +24,13 @@ BATCH = 100
 
 
 async def sweep_for_ever(plane: Plane) -> None:
-    """Sweep, wait, sweep. A sweep that fails is logged and not the last."""
+    """Wait, sweep, wait. A sweep that fails is logged and not the last."""
     while True:
+        await asyncio.sleep(plane.settings.sweep_seconds)
         try:
             await run_in_threadpool(sweep, plane)
         except Exception:
             log.exception("A sweep failed; the next one is in %.0f s", plane.settings.sweep_seconds)
-        await asyncio.sleep(plane.settings.sweep_seconds)
 
 
 def sweep(plane: Plane) -> None:

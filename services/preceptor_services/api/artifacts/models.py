@@ -26,6 +26,7 @@ _REMEDY = "Push a folder written by save_pretrained with safe_serialization."
 def open_model(files: Mapping[str, Path]) -> ModelFacts:
     """What a model is. `files`: where each lies, by its name in the folder. Raises Invalid, naming the file."""
     card = tokenizer_card(files)
+    assert card.fingerprint is not None, "a folder's tokenizer always has one"
     config = _object(files, "config.json")
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):

@@ -7,9 +7,20 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from preceptor.adapters import Stock
 from preceptor.errors import Conflict, Invalid, NotFound, PreceptorError
 from preceptor.wire.runs import RunState
-from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Teacher, TeacherCreate, TeacherKind, TeacherState
+from preceptor.wire.teachers import (
+    Card,
+    Outcome,
+    Probe,
+    ProbeCheck,
+    Teacher,
+    TeacherCreate,
+    TeacherKind,
+    TeacherState,
+    TokenizerCard,
+)
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.teachers.urls import check_url
@@ -65,7 +76,7 @@ def add(plane: Plane, wish: TeacherCreate) -> Teacher:
     check_url(wish.url, plane.settings.refused_networks)
     key = _key(wish.key_env)
     try:
-        card, probe = plane.probe(wish.url, key)
+        card, probe = plane.probe(wish.url, key, *_how(wish.kind, wish.name, wish.model, wish.tokenizer))
     except PreceptorError as error:
         raise Invalid(
             f"url: no teacher answered. {error}", field="url", remedy="Start it, or correct the URL."
@@ -124,10 +135,21 @@ def remove(session: Session, name: str) -> None:
 def _look(plane: Plane, teacher: Teacher) -> tuple[Card | None, Probe]:
     try:
         check_url(teacher.url, plane.settings.refused_networks)
-        return plane.probe(teacher.url, _key(teacher.key_env))
+        card = teacher.card
+        model, tokenizer = (None, None) if card is None else (card.model, card.tokenizer)
+        return plane.probe(teacher.url, _key(teacher.key_env), *_how(teacher.kind, teacher.name, model, tokenizer))
     except PreceptorError as error:
         silent = ProbeCheck(name="reachable", outcome=Outcome.FAILED, detail=str(error)[:1000])
         return teacher.card, Probe(at=plane.clock(), ok=False, checks=(silent,))
+
+
+def _how(
+    kind: TeacherKind, name: str, model: str | None, tokenizer: TokenizerCard | None
+) -> tuple[TeacherKind, Stock] | tuple[()]:
+    """How a stock server is looked at: with what it cannot say itself. A Preceptor teacher says everything."""
+    if kind is TeacherKind.PRECEPTOR:
+        return ()
+    return kind, Stock(name=name, model=model, tokenizer=tokenizer)
 
 
 def _state(probe: Probe) -> TeacherState:
