@@ -1,0 +1,85 @@
+"""One thing at a time, a bounded queue, and nothing leaks when somebody goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from preceptor.errors import Overloaded
+from preceptor_services.teacher.scheduler import Job, Scheduler
+
+
+def test_jobs_run_in_order_one_at_a_time() -> None:
+    scheduler, seen, running = Scheduler(8), list[int](), threading.Semaphore(1)
+
+    def work(index: int) -> int:
+        assert running.acquire(blocking=False)
+        seen.append(index)
+        running.release()
+        return index
+
+    async def main() -> list[int]:
+        done = await asyncio.gather(*(scheduler.run(Job(), lambda index=index: work(index)) for index in range(8)))
+        return [each.result for each in done]
+
+    assert asyncio.run(main()) == seen == list(range(8))
+    scheduler.close()
+    assert scheduler.depth == 0
+
+
+def test_a_caller_that_goes_away_while_it_waits_leaves_no_trace() -> None:
+    depths: list[int] = []
+    scheduler, go_on = Scheduler(2, watch=depths.append), threading.Event()
+    ran: list[str] = []
+
+    async def main() -> None:
+        first = asyncio.create_task(scheduler.run(Job(), lambda: go_on.wait(10)))
+        second = asyncio.create_task(scheduler.run(Job(), lambda: ran.append("second")))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        go_on.set()
+        await first
+        await scheduler.run(Job(), lambda: ran.append("third"))
+
+    asyncio.run(main())
+    scheduler.close()
+    assert ran == ["third"] and scheduler.depth == 0 and max(depths) == 2
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    scheduler, go_on = Scheduler(1), threading.Event()
+    scheduler.submit(Job(), lambda: go_on.wait(10))
+    with pytest.raises(Overloaded) as caught:
+        scheduler.submit(Job(), lambda: None)
+    assert caught.value.problem.status == 429
+    go_on.set()
+    scheduler.close()
+    with pytest.raises(Overloaded, match="draining"):
+        scheduler.submit(Job(), lambda: None)
+
+
+def test_a_deadline_that_passed_in_the_queue_is_said() -> None:
+    scheduler = Scheduler(1)
+    with pytest.raises(Overloaded, match="deadline"):
+        asyncio.run(scheduler.run(Job(deadline=time.monotonic() - 1), lambda: None))
+    scheduler.close()
+
+
+def test_what_the_work_raises_is_raised_and_the_next_one_runs() -> None:
+    scheduler = Scheduler(1)
+
+    def fail() -> None:
+        raise MemoryError("too large")
+
+    async def main() -> str:
+        with pytest.raises(MemoryError):
+            await scheduler.run(Job(), fail)
+        return (await scheduler.run(Job(), lambda: "fine")).result
+
+    assert asyncio.run(main()) == "fine"
+    scheduler.close()
