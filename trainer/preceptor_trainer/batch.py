@@ -54,6 +54,9 @@ class Slot:
     role: str
     logprob_T: Tensor
     """As the teacher answered it; 0 where absent, and never read there."""
+    span_T: Tensor | None = None
+    """From a teacher with another tokenizer: the span that each token belongs to, numbered over the batch, -1 where
+    absent. Then `logprob_T` holds the whole span's on each of its tokens, until `share_spans` has been there."""
     present_T: Tensor
     weight_T: Tensor
     entropy_T: Tensor | None = None
@@ -92,6 +95,11 @@ class Batch:
     def tokens(self) -> int:
         """T."""
         return self.offsets[-1]
+
+    @property
+    def spanned(self) -> bool:
+        """Whether some teacher's numbers are still of spans, not of tokens."""
+        return any(slot.span_T is not None for slots in self.slots.values() for slot in slots)
 
     def view(self, student: Scalars) -> TokenView:
         """What weights may look at, given the student's own scalars."""
@@ -138,6 +146,26 @@ def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: 
         ),
         slots=slots,
     )
+
+
+def share_spans(batch: Batch, logprob_T: Tensor) -> Batch:
+    """The same batch with an opinion per token where a teacher gave one per span; `logprob_T` is the student's [T].
+
+    Each token of a span gets the span's log-probability less what the student gave the span's other tokens. Its
+    log-ratio to the student is then the whole span's: what a policy gradient multiplies the token's own gradient with,
+    since the span was written as a whole. A span of one token keeps the teacher's number to the bit.
+    """
+
+    def shared(slot: Slot) -> Slot:
+        if slot.span_T is None:
+            return slot
+        span_T = slot.span_T.clamp(min=0)
+        own_T = torch.where(slot.span_T >= 0, logprob_T, torch.zeros_like(logprob_T))
+        total_S = torch.zeros(int(span_T.max()) + 1 if len(span_T) else 0, dtype=own_T.dtype)
+        others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
+        return replace(slot, logprob_T=(slot.logprob_T - others_T) * slot.present_T, span_T=None)
+
+    return replace(batch, slots={name: [shared(slot) for slot in slots] for name, slots in batch.slots.items()})
 
 
 def microbatches(rows: Sequence[Row], budget: int) -> list[range]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from preceptor.wire.runs import Training
-from preceptor_trainer.batch import Batch, Row, microbatches
-from preceptor_trainer.loss import Head, Sums, blank_scalars, first_pass, fold, weigh
+from preceptor_trainer.batch import Batch, Row, microbatches, share_spans
+from preceptor_trainer.loss import Head, Sums, blank_scalars, blocks, first_pass, fold, weigh
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
@@ -48,13 +48,15 @@ class Learner:
         weight, bias = head_of(self._model.module)
         head = Head(weight_VD=weight, bias_V=bias)
         cuts = microbatches(batch.rows, self._training.microbatch_tokens)
-        view = batch.view(blank_scalars(batch, self.dtype))
-        opinions = None
-        if self._recipe.weights or any(term.weights for term in self._recipe.objective):
+        weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)
+        student, opinions = blank_scalars(batch, self.dtype), None
+        if weighs or batch.spanned:
             with torch.no_grad():
                 hidden_TD = torch.cat([self._hidden([batch.rows[i] for i in cut]) for cut in cuts])
-            student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
-            view = batch.view(student)
+            batch = share_spans(batch, _written(head, hidden_TD, batch.token_T)) if batch.spanned else batch
+            if weighs:
+                student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
+        view = batch.view(student)
         plans = weigh(self._recipe, view, opinions)
         if all(plan.denominator == 0 for plan in plans):
             return None
@@ -77,6 +79,16 @@ class Learner:
             for index, row in enumerate(rows)
         ]
         return torch.cat(predicts)
+
+
+@torch.no_grad()
+def _written(head: Head, hidden_TD: Tensor, token_T: Tensor, block_tokens: int = 512) -> Tensor:
+    """The student's log-probability of every token that was written [T]."""
+    parts = [
+        head.logprobs(hidden_TD[begin:end]).gather(-1, token_T[begin:end, None]).squeeze(-1)
+        for begin, end in blocks(0, len(token_T), block_tokens)
+    ]
+    return torch.cat(parts) if parts else hidden_TD.new_zeros(0)
 
 
 def _right_pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ import torch
 
 from preceptor.wire.runs import Evaluation, Ledger, Run, RunResult, Sample, StepReport, TokenScore
 from preceptor_trainer import checkpoint
-from preceptor_trainer.batch import Batch, Row, build_batch
+from preceptor_trainer.batch import Batch, Row, build_batch, share_spans
 from preceptor_trainer.checkpoint import CheckpointState
 from preceptor_trainer.data import Data
 from preceptor_trainer.evaluate import Evaluator, gain_interval
@@ -110,7 +110,7 @@ class Loop:
         seed = run.training.seed
         self._writer = Writer(recipe.rollout, self._model, sampler, seed)
         self._learner = Learner(recipe, self._model, run.training)
-        self._opinions = Opinions(recipe, self._model, scorer, seed, self._learner.dtype)
+        self._opinions = Opinions(recipe, self._model, scorer, seed, self._learner.dtype, run.alignment)
         self._evaluator = Evaluator(
             self._model,
             sampler,
@@ -161,9 +161,10 @@ class Loop:
 
     def _ledger(self, batch: Batch, asked: Asked, clock: Clock) -> Ledger:
         prompts = sum(len(row.prompt_ids) for row in batch.rows)
+        masked = {} if asked.masked is None else {"masked": asked.masked}
         return Ledger(
             seconds=clock.seconds,
-            tokens={"prompt": prompts, "completion": batch.tokens},
+            tokens={"prompt": prompts, "completion": batch.tokens, **masked},
             rollouts=len(batch.rows),
             contexts=asked.contexts,
             scored_sequences=asked.scored,
@@ -231,6 +232,7 @@ def describe(rows: Sequence[Row], seconds: float) -> dict[str, float]:
 
 def samples_of(batch: Batch, count: int, text: Callable[[Sequence[int]], str]) -> list[Sample]:
     """The batch's first rollouts, with what everyone thought of every token."""
+    batch = share_spans(batch, batch.behaviour.logprob_T)
     return [_sample(batch, index, text) for index in range(min(count, len(batch.rows)))]
 
 
@@ -254,7 +256,11 @@ def _sample(batch: Batch, index: int, text: Callable[[Sequence[int]], str]) -> S
                 token=token,
                 text=text([token]),
                 student=logprobs[t],
-                teachers={name: float(slot.logprob_T[begin + t]) for name, slot in opinions.items()},
+                teachers={
+                    name: float(slot.logprob_T[begin + t])
+                    for name, slot in opinions.items()
+                    if slot.present_T[begin + t] > 0
+                },
             )
             for t, token in enumerate(row.completion_ids)
         ],

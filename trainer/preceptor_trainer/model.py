@@ -113,14 +113,19 @@ def prompt_ids(model: Model, messages: Sequence[Message]) -> list[int]:
 
     Raises Invalid where there is no template, or the template refuses the messages.
     """
-    if not getattr(model.tokenizer, "chat_template", None):
+    return chat_ids(model.tokenizer, messages, f"the model in {model.folder}")
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message], whose: str) -> list[int]:
+    """The same for a transformers tokenizer; `whose` it is stands in the errors."""
+    if not getattr(tokenizer, "chat_template", None):
         raise Invalid(
-            f"messages: the model in {model.folder} has no chat template.",
+            f"messages: {whose} has no chat template.",
             field="messages",
             remedy="Add chat_template.jinja to its folder, or use an instruction-tuned model.",
         )
     try:
-        ids = model.tokenizer.apply_chat_template(
+        ids = tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except (TemplateError, TypeError, KeyError) as error:

@@ -1,7 +1,7 @@
 """The context and score stages: every context's prompts are written, teachers are asked, answers become slots.
 
 A request lists each distinct privileged prompt once; rollouts point at it. What comes back is checked to cover every
-(rollout, prompt) pair: a score that is missing is an error, never a zero.
+(rollout, prompt) pair: a score that is missing is an error, never a zero. Each teacher is asked in its own tokens.
 
 Shape letters: T tokens of the whole batch, D hidden size.
 """
@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preceptor.align import Spans
 from preceptor.errors import BadScores
-from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.runs import Alignment, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
-from preceptor.wire.teachers import Stamp, Support
+from preceptor.wire.teachers import Card, Stamp, Support
+from preceptor.wire.tokenizers import TokenizerFile
 from preceptor_trainer.batch import Row, Slot, TeacherHead
-from preceptor_trainer.model import Model, prompt_ids
+from preceptor_trainer.model import Model
+from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
 from preceptor_trainer.recipe import Context, Recipe
 from preceptor_trainer.views import ContextView, Prompt, Rollout
 from preceptor_trainer.writer import stream
@@ -32,6 +35,10 @@ from preceptor_trainer.writer import stream
 
 class Scorer(Protocol):
     """Whoever scores tokens for a role: the SDK's TeacherPool, over HTTP."""
+
+    def card(self, role: str) -> Card: ...
+
+    def tokenizer(self, role: str) -> TokenizerFile: ...
 
     def score(self, role: str, request: ScoreRequest) -> Scores: ...
 
@@ -64,6 +71,9 @@ class Answer:
     """One rollout's scores after one prompt."""
 
     logprob_T: np.ndarray
+    """By the student's tokens, whatever the teacher's are."""
+    spans: Spans | None
+    """There where the teacher has another tokenizer: then each token's number is its whole span's."""
     hidden_TD: np.ndarray | None
     stamp: Stamp
 
@@ -77,18 +87,31 @@ class Asked:
     """(rollout, prompt) pairs that were asked."""
     scored: int
     stamped: int
+    masked: int | None
+    """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
+    pairs; None: every teacher reads the student's tokens."""
 
 
 class Opinions:
     """Asks teachers what a recipe wants to know of a batch."""
 
-    def __init__(self, recipe: Recipe, model: Model, scorer: Scorer, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        scorer: Scorer,
+        seed: int,
+        dtype: torch.dtype,
+        alignment: Alignment = "ids",
+    ) -> None:
         self._recipe = recipe
         self._model = model
         self._scorer = scorer
         self._seed = seed
         self._dtype = dtype
+        self._alignment = alignment
         self._heads: dict[str, tuple[str, TeacherHead]] = {}
+        self._readers: dict[str, Reader] = {}
 
     def ask(self, rows: Sequence[Row], step: int) -> Asked:
         """Score every row after every prompt of every context. Raises the scorer's errors and MissingScore."""
@@ -106,7 +129,25 @@ class Opinions:
             answers.update(self._score(role, wanted, rows))
         slots = {name: self._slots(name, wishes, answers, rows) for name in self._recipe.contexts}
         stamped = sum(1 for answer in answers.values() if answer.stamp.context_hashes)
-        return Asked(slots=slots, contexts=len(wishes), scored=len(answers), stamped=stamped)
+        masks = [answer.spans.masked for answer in answers.values() if answer.spans is not None]
+        aligned = any(isinstance(reader, OtherTokens) for reader in self._readers.values())
+        masked = sum(masks) if aligned else None
+        return Asked(slots=slots, contexts=len(wishes), scored=len(answers), stamped=stamped, masked=masked)
+
+    def _reader(self, role: str) -> Reader:
+        """How this role's teacher reads. Only a run that is aligned by bytes may have one with another tokenizer."""
+        if role not in self._readers:
+            self._readers[role] = SameTokens(self._model)
+            if self._alignment == "bytes":
+                card = self._scorer.card(role)
+                if card.tokenizer.fingerprint != self._model.card.fingerprint:
+                    if self._recipe.support is not Support.SAMPLED:
+                        raise ValueError(
+                            f"alignment: teacher '{card.teacher}' (role '{role}') has another tokenizer, and the "
+                            f"recipe needs {self._recipe.support.value}; across tokenizers there is only sampled"
+                        )
+                    self._readers[role] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
+        return self._readers[role]
 
     def _wishes(self, name: str, context: Context, rows: Sequence[Row], index: int, step: int) -> list[Wish]:
         row = rows[index]
@@ -130,16 +171,18 @@ class Opinions:
                 row=index,
                 role=prompt.teacher or context.teacher,
                 prompt=prompt,
-                ids=tuple(prompt_ids(self._model, prompt.messages)),
+                ids=tuple(self._reader(prompt.teacher or context.teacher).prompt_ids(prompt.messages)),
             )
             for fan, prompt in enumerate(context.prompts(view))
         ]
 
     def _score(self, role: str, wishes: Sequence[Wish], rows: Sequence[Row]) -> dict[tuple[str, int, int], Answer]:
+        reader = self._reader(role)
+        readings = {row: reader.read(rows[row].completion_ids) for row in dict.fromkeys(wish.row for wish in wishes)}
         distinct = {ids: index for index, ids in enumerate(dict.fromkeys(wish.ids for wish in wishes))}
         request = ScoreRequest(
             contexts=[np.array(ids, dtype=np.int32) for ids in distinct],
-            completions=[np.array(rows[wish.row].completion_ids, dtype=np.int32) for wish in wishes],
+            completions=[np.array(readings[wish.row].ids, dtype=np.int32) for wish in wishes],
             context_of=np.array([distinct[wish.ids] for wish in wishes], dtype=np.int32),
             support=self._recipe.support,
         )
@@ -162,8 +205,10 @@ class Opinions:
         for index, wish in enumerate(wishes):
             begin, end = int(scores.offsets[index]), int(scores.offsets[index + 1])
             context = scores.stamp.context_hashes[int(request.context_of[index])]
+            reading = readings[wish.row]
             answers[wish.context, wish.fan, wish.row] = Answer(
-                logprob_T=scores.logprob_T[begin:end],
+                logprob_T=reading.spread(scores.logprob_T[begin:end]),
+                spans=reading.spans,
                 hidden_TD=None if scores.hidden_TD is None else scores.hidden_TD[begin:end],
                 stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
             )
@@ -193,6 +238,7 @@ class Opinions:
         total = int(offsets[-1])
         logprob_T, present_T, weight_T = (torch.zeros(total, dtype=self._dtype) for _ in range(3))
         hidden_TD: Tensor | None = None
+        span_T: Tensor | None = None
         stamps: dict[int, Stamp] = {}
         head = self._head(roles[0], answers[name, fan, wishes[0].row].stamp) if wishes else None
         for wish in wishes:
@@ -201,6 +247,13 @@ class Opinions:
             logprob_T[tokens] = torch.as_tensor(answer.logprob_T, dtype=self._dtype)
             present_T[tokens] = 1.0
             weight_T[tokens] = wish.prompt.weight
+            if answer.spans is not None:
+                if span_T is None:
+                    span_T = torch.full((total,), -1, dtype=torch.int64)
+                own_T = torch.as_tensor(answer.spans.student_T)
+                present_T[tokens] = (own_T >= 0).to(self._dtype)
+                # No more spans than tokens: numbers that begin at the row's offset are its own.
+                span_T[tokens] = torch.where(own_T >= 0, own_T + int(offsets[wish.row]), own_T)
             stamps[wish.row] = answer.stamp
             if answer.hidden_TD is not None:
                 if hidden_TD is None:
@@ -212,6 +265,7 @@ class Opinions:
             logprob_T=logprob_T,
             present_T=present_T,
             weight_T=weight_T,
+            span_T=span_T,
             hidden_TD=hidden_TD,
             head=head,
             stamps=stamps,

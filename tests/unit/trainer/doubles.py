@@ -11,10 +11,12 @@ from random import Random
 
 import torch
 
+from preceptor.fingerprint import tokenizer_file
 from preceptor.wire.runs import Evaluation, Run, Sample, StepReport, TeacherLedger, Training
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
-from preceptor.wire.teachers import Stamp, Values
+from preceptor.wire.teachers import Card, Limits, Stamp, Support, Values
+from preceptor.wire.tokenizers import TokenizerFile
 from preceptor_trainer.loop import Signal
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.recipe import Recipe, Verifier
@@ -33,6 +35,23 @@ class LocalScorer:
     def score(self, role: str, request: ScoreRequest) -> Scores:
         self.asked.append((role, request))
         return Scores.stamped(score(self._models[role], request), self._stamp(role, request))
+
+    def card(self, role: str) -> Card:
+        model = self._models[role]
+        return Card(
+            teacher=role,
+            model="tiny",
+            weights_version=0,
+            engine="test",
+            device="cpu",
+            dtype="float32",
+            tokenizer=model.card,
+            limits=Limits(max_tokens=512, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28),
+            supports=tuple(Support),
+        )
+
+    def tokenizer(self, role: str) -> TokenizerFile:
+        return tokenizer_file(self._models[role].folder)
 
     def head(self, role: str) -> WireHead:
         weight_VD, bias_V = head_of(self._models[role].module)
