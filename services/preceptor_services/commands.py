@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from preceptor_services.supervisor import Happening
     from preceptor_services.up import Ready
 
+TEXT_LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SettingsKind = TypeVar("SettingsKind", bound="ServiceSettings")
 Home = Annotated[Path, typer.Option(help="Where everything lies that is kept: database, artifacts, logs.")]
 
@@ -79,7 +82,9 @@ def api(as_json: output.Json = False) -> None:
     with _extra("api", "services"):
         from preceptor_services.api.main import serve
         from preceptor_services.settings import Settings
-    serve(_settings(Settings))
+    settings = _settings(Settings)
+    _starting("control plane", f"http://{settings.host}:{settings.port}", as_json)
+    serve(settings)
 
 
 def worker(as_json: output.Json = False) -> None:
@@ -87,7 +92,8 @@ def worker(as_json: output.Json = False) -> None:
     with _extra("worker", "services,trainer"):
         from preceptor_services.worker.app import run_worker
         from preceptor_services.worker.settings import WorkerSettings
-    raise typer.Exit(run_worker(_settings(WorkerSettings)))
+    log_format = JsonLines() if as_json else logging.Formatter(TEXT_LINES)
+    raise typer.Exit(run_worker(_settings(WorkerSettings), log_format=log_format))
 
 
 @teacher.callback()
@@ -113,12 +119,25 @@ def teacher_serve(
     settings = _settings(TeacherSettings)
     if name is not None:
         settings = settings.model_copy(update={"teacher_name": name})
-    where = f"http://{host}:{port}"
-    if as_json:
-        output.show_json({"event": "starting", "url": where, "model": model, "teacher": settings.teacher_name})
-    else:
-        output.console.print(f"Teacher {escape(settings.teacher_name)} of {escape(model)} at {where}", highlight=False)
+    _starting(f"teacher {settings.teacher_name}, {model}", f"http://{host}:{port}", as_json)
     serve(model_folder(model), settings, host=host, port=port, device=device, dtype=dtype, threads=threads)
+
+
+class JsonLines(logging.Formatter):
+    """Log lines as JSON objects: `at`, `level`, `logger`, `message`, and `error` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"at": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _starting(what: str, url: str, as_json: bool) -> None:
+    if as_json:
+        return output.show_json({"event": "starting", "what": what, "url": url})
+    output.console.print(f"Starting the {escape(what)} at {url}", highlight=False, soft_wrap=True)
 
 
 def _announce(ready: Ready, as_json: bool) -> None:

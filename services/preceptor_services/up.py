@@ -73,7 +73,7 @@ class Ready:
 
 
 def run_up(settings: UpSettings, *, on_ready: Callable[[Ready], None], tell: Callable[[Happening], None]) -> None:
-    """Start, report, watch until SIGINT or SIGTERM, stop in order. Main thread only.
+    """Start, report, watch until SIGINT, SIGTERM or SIGHUP, stop in order. Main thread only.
 
     Raises StartFailed when a process does not come up or another `up` has the home; nothing is left running.
     """
@@ -226,7 +226,7 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
     def stop(*_: object) -> None:
         supervisor.request_stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

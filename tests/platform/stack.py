@@ -91,6 +91,8 @@ class Stack:
     teacher_key: str = "pk-teacher-of-the-platform-tests"
     children: list[Child] = field(default_factory=list[Child])
     workers: list[Child] = field(default_factory=list[Child])
+    broker: Child = field(init=False)
+    api: Child = field(init=False)
 
     @property
     def broker_url(self) -> str:
@@ -124,6 +126,7 @@ class Stack:
         )
         child = self.spawn("broker", str(get_binary_path()), str(config))
         child.wait_until("listening", lambda: listens(self.broker_port))
+        self.broker = child
         return child
 
     def start_api(self) -> Child:
@@ -142,6 +145,7 @@ class Stack:
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
         )
         child.wait_until("ready", lambda: answers(f"{self.url}/readyz"))
+        self.api = child
         return child
 
     def start_teacher(self) -> Child:

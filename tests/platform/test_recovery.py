@@ -78,6 +78,29 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back(stack: Stack, client: 
     assert losses(client, run) == losses(client, undisturbed)
 
 
+def test_a_broker_that_was_gone_is_found_again(stack: Stack, client: Client) -> None:
+    """It loses every message; the database has not, and the worker listens again."""
+    worker = stack.worker()
+    stack.broker.kill()
+    run = stack.start_run(client, "while-the-broker-was-gone", steps=2)
+    assert run.state is RunState.QUEUED, "a wish is taken although its message cannot be sent"
+    stack.start_broker()
+    events = list(client.runs.events(run.id))
+    assert steps_of(events) == [1, 2]
+    assert client.runs.get(run.id).worker == worker.name
+
+
+def test_a_control_plane_that_restarts_is_waited_for(stack: Stack, client: Client, undisturbed: Run) -> None:
+    stack.worker()
+    run = stack.start_run(client, "while-the-api-was-gone", **PLAN)
+    until(client.runs.events(run.id), lambda event: event.kind == "step" and event.data["step"] == 4)
+    stack.api.kill()
+    stack.start_api()
+    assert steps_of(list(client.runs.events(run.id))) == ALL
+    assert client.runs.get(run.id).state is RunState.SUCCEEDED
+    assert losses(client, run) == losses(client, undisturbed)
+
+
 def test_a_message_that_comes_again_does_nothing_twice_and_cancel_stops_within_a_step(
     stack: Stack, client: Client
 ) -> None:

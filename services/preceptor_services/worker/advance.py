@@ -68,7 +68,7 @@ def advance(run_id: str, bench: Bench) -> None:
 def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
     run, runs = grant.run, bench.client.runs
     reporter = RunReporter(bench.client, grant, lease, bench.stopping)
-    work = bench.folder / "runs" / f"{run.id}-{grant.fence}"
+    work = _work_folder(bench.folder / "runs", run.id, grant.fence)
     try:
         ended = _train(grant, reporter, work, bench)
         if ended.signal in (Signal.STOP, Signal.PAUSE):
@@ -95,9 +95,17 @@ def _train(grant: LeaseGrant, reporter: RunReporter, work: Path, bench: Bench) -
     rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
     resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
     reporter.begin()
-    work.mkdir(parents=True, exist_ok=True)
     with TeacherPool(grant.teachers, bench.folder / "heads") as pool:
         return train(run, student, open_data(run.data, rows), pool, reporter, work, resume)
+
+
+def _work_folder(folder: Path, run_id: str, fence: int) -> Path:
+    """An empty folder for this attempt. What killed attempts on this machine left behind goes."""
+    for left in folder.glob(f"{run_id}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    work = folder / f"{run_id}-{fence}"
+    work.mkdir(parents=True)
+    return work
 
 
 def _know_parts(recipe: str) -> None:

@@ -40,12 +40,14 @@ def create_worker(settings: WorkerSettings, bench: Bench) -> Celery:
     return app
 
 
-def run_worker(settings: WorkerSettings) -> int:
+def run_worker(settings: WorkerSettings, *, log_format: logging.Formatter) -> int:
     """Work until SIGTERM or SIGINT: then the step in hand is finished, checkpointed, and the lease given back.
 
     Returns the exit code. A second signal ends the process at once; the run goes on elsewhere from its last checkpoint.
     """
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(log_format)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     client = Client(settings.url, settings.key.get_secret_value())
     folder = settings.cache_dir.expanduser()

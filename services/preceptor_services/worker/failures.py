@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import ValidationError
 
 from preceptor.errors import PROBLEM_TYPES, PreceptorError
 from preceptor.wire.common import Problem
@@ -15,6 +16,16 @@ def problem_of(error: Exception, *, step: int, checkpoint_step: int | None, work
         known = error.problem
         detail = f"Step {step}: {known.detail}"
         return known.model_copy(update={"detail": detail, "remedy": f"{known.remedy or _look(worker)} {resume}"})
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Problem(
+            type=PROBLEM_TYPES + "another-version",
+            title="Not a run that this worker knows",
+            detail=f"Step {step}: the {error.title} is not one that this worker knows: {where}: {first['msg']}.",
+            remedy=f"Install the same version of Preceptor on the worker {worker} as on the control plane. {resume}",
+            status=500,
+        )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return Problem(
             type=PROBLEM_TYPES + "out-of-memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from preceptor.errors import BadScores, NotFound
 from preceptor_services.worker.failures import problem_of
@@ -38,6 +39,18 @@ def test_the_remedy_says_where_a_resume_goes_on() -> None:
     said = problem_of(error, step=6, checkpoint_step=4, worker="w-1").remedy
     assert said == "Look at the teacher. `preceptor runs resume` then goes on from the checkpoint after step 4."
     assert "from the beginning" in (problem_of(error, step=1, checkpoint_step=None, worker="w-1").remedy or "")
+
+
+def test_a_recipe_of_another_version_is_said_to_be_one() -> None:
+    class Recipe(BaseModel):
+        rollout: int
+
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"rollout": "of a later version"})
+    problem = problem_of(caught.value, step=1, checkpoint_step=None, worker="w-1")
+    assert problem.type == "/problems/another-version"
+    assert "Recipe is not one that this worker knows: rollout: " in problem.detail
+    assert "same version" in (problem.remedy or "") and "pydantic.dev" not in problem.detail
 
 
 def test_a_very_long_message_is_cut() -> None:
