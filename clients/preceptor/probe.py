@@ -10,34 +10,46 @@ model's training text into those ids, and whether the log-probabilities of a tea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.endpoint import TeacherClient
+from preceptor.adapters import Endpoint, Stock, TextTeacher, open_teacher
+from preceptor.adapters.claims import check_tokenizer, check_values
+from preceptor.adapters.stock import StockClient
 from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
 from preceptor.judge import judge
 from preceptor.wire.score import ScoreRequest, Scores
-from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Support, Values
+from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Support, TeacherKind, Values
 
 TIMEOUT = 60.0
 """Seconds for each request of a probe."""
 LENGTH = 24
 MAX_HEAD = 64 << 20
 """Entries of the largest head that a probe fetches."""
+MAX_WHOLE = 300_000
+"""Largest vocabulary that a probe adds up."""
 
 Finding = tuple[Outcome, str]
 
 
-def probe_teacher(url: str, key: str | None, *, transport: httpx.BaseTransport | None = None) -> tuple[Card, Probe]:
-    """Look at the teacher behind a URL.
+def probe_teacher(
+    url: str,
+    key: str | None,
+    kind: TeacherKind = TeacherKind.PRECEPTOR,
+    stock: Stock | None = None,
+    *,
+    transport: httpx.BaseTransport | None = None,
+) -> tuple[Card, Probe]:
+    """Look at the teacher behind a URL. `stock`: what a stock server cannot say itself.
 
     Raises PreceptorError where there is no card to hold it to: no answer, a refused key, something else at that URL.
     """
-    with TeacherClient(url, key, transport=transport, timeout=httpx.Timeout(TIMEOUT, connect=5.0)) as teacher:
+    timeout = httpx.Timeout(TIMEOUT, connect=5.0)
+    with open_teacher(kind, url, key, stock, transport=transport, timeout=timeout) as teacher:
         card = teacher.card()
         look = _Look(teacher, card)
         checks = tuple(_check(name, find) for name, find in look.claims())
@@ -63,7 +75,7 @@ def _check(name: str, find: Callable[[], Finding]) -> ProbeCheck:
 class _Look:
     """One teacher, and the same few sequences put to it in several ways."""
 
-    def __init__(self, teacher: TeacherClient, card: Card) -> None:
+    def __init__(self, teacher: Endpoint, card: Card) -> None:
         self.teacher, self.card = teacher, card
         self.latency_ms: float | None = None
         self.tokens_per_second: float | None = None
@@ -76,6 +88,8 @@ class _Look:
 
     def claims(self) -> list[tuple[str, Callable[[], Finding]]]:
         """Names of the checks, in the order in which they are made."""
+        if not self.card.supports:
+            return [("text", self._text)]
         return [
             ("latency", self._speed),
             ("supports", self._supports),
@@ -91,9 +105,9 @@ class _Look:
     def _ids(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
         return rng.integers(0, self.card.tokenizer.vocab_size, count).astype(np.int32)
 
-    def _ask(self, completions: list[NDArray[np.int32]], support: Support = Support.SAMPLED) -> Scores:
+    def _ask(self, completions: list[NDArray[np.int32]], support: Support = Support.SAMPLED, width: int = 4) -> Scores:
         total = sum(map(len, completions))
-        width = min(4, self.card.limits.max_k, self.card.tokenizer.vocab_size)
+        width = min(width, self.card.limits.max_k, self.card.tokenizer.vocab_size)
         candidates = np.tile(np.arange(width, dtype=np.int32), (total, 1))
         request = ScoreRequest(
             contexts=[self._context],
@@ -106,6 +120,14 @@ class _Look:
         scores = self.teacher.score(request)
         judge(scores, request, self.card, teacher=self.card.teacher)
         return scores
+
+    def _text(self) -> Finding:
+        if not isinstance(self.teacher, TextTeacher):
+            return Outcome.UNVERIFIED, "It offers no support, and writes no text that could be asked for."
+        began = time.perf_counter()
+        said = self.teacher.chat([{"role": "user", "content": "Say hello."}], max_tokens=8)
+        self.latency_ms = 1000 * (time.perf_counter() - began)
+        return Outcome.PASSED, f"It writes: {said[:60]!r}. It gives no scores: a text teacher."
 
     def _speed(self) -> Finding:
         self._ask(
@@ -150,12 +172,25 @@ class _Look:
         support = next((each for each in (Support.TOPK, Support.IDS) if each in self.card.supports), None)
         if support is None or self.card.limits.max_k < 1:
             return Outcome.UNVERIFIED, "It offers no support whose mass can be added up."
+        if isinstance(self.teacher, StockClient):
+            return self._whole()
         scores = self._ask(self._completions, support)
         assert scores.logprobs_TK is not None and scores.tail_T is not None, "judged to be there"
         sums = np.exp(scores.logprobs_TK.astype(np.float64)).sum(axis=1) + np.exp(scores.tail_T.astype(np.float64))
         worst = float(np.abs(sums - 1).max())
         outcome = Outcome.PASSED if worst <= max(self._slack, 1e-3) else Outcome.FAILED
         return outcome, f"Support and tail sum to one within {worst:.2g}."
+
+    def _whole(self) -> Finding:
+        """A stock server states no tail: only all of its vocabulary can be added up."""
+        size = self.card.tokenizer.vocab_size
+        if self.card.limits.max_k < size or size > MAX_WHOLE:
+            return Outcome.UNVERIFIED, f"It names {self.card.limits.max_k} of {size} ids at most, and no tail."
+        scores = self._ask([self._completions[0][:2]], Support.TOPK, size)
+        assert scores.logprobs_TK is not None, "judged to be there"
+        worst = float(np.abs(np.exp(scores.logprobs_TK.astype(np.float64)).sum(axis=1) - 1).max())
+        outcome = Outcome.PASSED if worst <= 1e-3 else Outcome.FAILED
+        return outcome, f"All {size} probabilities sum to one within {worst:.2g}."
 
     def _head(self) -> Finding:
         card = self.card
@@ -178,6 +213,8 @@ class _Look:
     def _values(self) -> Finding:
         if self.card.values is not Values.RAW:
             return Outcome.UNVERIFIED, f"It says that its values are '{self.card.values}'."
+        if isinstance(self.teacher, StockClient):
+            return check_values(self.teacher, self._context, self._score_one, self._slack)
         outcome, detail = self._head()
         if outcome is Outcome.PASSED:
             return outcome, "Its log-probabilities are those of its own hidden states and head, untempered."
@@ -197,5 +234,16 @@ class _Look:
             return Outcome.PASSED, f"It takes the id {size - 1} and refuses {size}."
         return Outcome.FAILED, f"It scored the id {size}, which is beyond its vocabulary of {size}."
 
+    def _score_one(self, prompt: Sequence[int], token: int) -> float:
+        request = ScoreRequest(
+            contexts=[np.array(prompt, dtype=np.int32)],
+            completions=[np.array([token], dtype=np.int32)],
+            context_of=np.zeros(1, dtype=np.int32),
+            support=Support.SAMPLED,
+        )
+        return float(self.teacher.score(request).logprob_T[0])
+
     def _tokenizer(self) -> Finding:
+        if isinstance(self.teacher, StockClient):
+            return check_tokenizer(self.teacher, self.card)
         return Outcome.UNVERIFIED, "Ids travel, not text; its fingerprint is compared with the student's at submit."

@@ -1,15 +1,16 @@
 """Who answers behind a teacher's URL: our own protocol, or a stock server's own endpoints. One seam for both.
 
 `open_teacher` is the only place that chooses; the pool and the probe see `Endpoint` and never ask which one it is.
-Importing this package imports no adapter: each is imported when a teacher of its kind is opened.
+Importing this file imports no adapter: each is imported when a teacher of its kind is opened.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import httpx
 
@@ -70,6 +71,15 @@ class Endpoint(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class TextTeacher(Protocol):
+    """Whoever writes text when asked."""
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 1.0) -> str:
+        """The assistant's next message."""
+        ...
 
 
 def open_teacher(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from preceptor.cli import output
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
-from preceptor.wire.teachers import Teacher, TeacherCreate
+from preceptor.errors import Invalid
+from preceptor.fingerprint import tokenizer_card
+from preceptor.samples import token_samples
+from preceptor.wire.teachers import Card, Teacher, TeacherCreate, TeacherKind
 
 app = typer.Typer(help="Register teachers and look at them.", no_args_is_help=True)
 
@@ -23,13 +28,22 @@ def add(
         str | None,
         typer.Option(help="Environment variable that holds its key, on the control plane and on every worker."),
     ] = None,
+    kind: Annotated[TeacherKind, typer.Option(help="What answers there.")] = TeacherKind.PRECEPTOR,
+    model: Annotated[
+        str | None, typer.Option(help="What a stock server calls the model, if it serves several.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model that a stock vLLM or SGLang server serves: its tokenizer is read."),
+    ] = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: output.Json = False,
 ) -> None:
     """Register a teacher; its claims are held against its behaviour first."""
+    create = _create(name, teacher_url, kind, key_env, model, tokenizer)
     with connect(url, key_file) as client:
-        _show(client.teachers.add(TeacherCreate(name=name, url=teacher_url, key_env=key_env)), as_json)
+        _show(client.teachers.add(create), as_json)
 
 
 @app.command("list")
@@ -85,6 +99,28 @@ def rm(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: ou
     output.console.print(f"Forgot the teacher {name}.")
 
 
+def _create(
+    name: str, teacher_url: str, kind: TeacherKind, key_env: str | None, model: str | None, tokenizer: Path | None
+) -> TeacherCreate:
+    """The wish, with the tokenizer of a model folder where a stock server cannot state its own. Raises Invalid."""
+    card = None
+    if tokenizer is not None:
+        card = tokenizer_card(tokenizer).model_copy(update={"samples": token_samples(tokenizer)})
+    try:
+        return TeacherCreate(name=name, url=teacher_url, kind=kind, key_env=key_env, model=model, tokenizer=card)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Invalid(
+            f"{field}: {first['msg']}." if field else f"{first['msg'].removeprefix('Value error, ')}."
+        ) from None
+
+
+def _tokenizer(card: Card) -> str | None:
+    fingerprint = card.tokenizer.fingerprint
+    return fingerprint and f"{fingerprint[:19]}, {card.tokenizer.vocab_size} ids"
+
+
 def _show(teacher: Teacher, as_json: bool) -> None:
     if as_json:
         return output.show_json(teacher)
@@ -94,11 +130,12 @@ def _show(teacher: Teacher, as_json: bool) -> None:
             "name": teacher.name,
             "state": teacher.state.value,
             "url": teacher.url,
+            "kind": None if teacher.kind is TeacherKind.PRECEPTOR else f"stock {teacher.kind} server",
             "key from": teacher.key_env,
             "model": card and f"{card.model} (weights version {card.weights_version})",
             "engine": card and f"{card.engine}, {card.device}, {card.dtype}",
-            "tokenizer": card and f"{card.tokenizer.fingerprint[:19]}, {card.tokenizer.vocab_size} ids",
-            "supports": card and ", ".join(card.supports),
+            "tokenizer": card and _tokenizer(card),
+            "supports": card and (", ".join(card.supports) or "none: a text teacher"),
             "longest": card and f"{card.limits.max_tokens} tokens",
             "latency": probe_ and probe_.latency_ms and f"{probe_.latency_ms:.1f} ms",
             "throughput": probe_ and probe_.tokens_per_second and f"{probe_.tokens_per_second:,.0f} tokens/s",
