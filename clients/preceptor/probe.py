@@ -103,7 +103,7 @@ class _Look:
         ]
 
     def _ids(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-        return rng.integers(0, self.card.tokenizer.vocab_size, count).astype(np.int32)
+        return rng.integers(0, max(1, self.card.tokenizer.vocab_size), count).astype(np.int32)
 
     def _ask(self, completions: list[NDArray[np.int32]], support: Support = Support.SAMPLED, width: int = 4) -> Scores:
         total = sum(map(len, completions))
