@@ -181,7 +181,7 @@ def error_of(answer: httpx.Response) -> PreceptorError:
         problem = Problem(
             title=answer.reason_phrase or "HTTP error",
             detail=f"{answer.request.url.host} answered {answer.status_code}" + (f": {text}" if text else "."),
-            status=max(answer.status_code, 400) if answer.status_code < 600 else 500,
+            status=answer.status_code if 400 <= answer.status_code < 600 else 502,
         )
     return error_for(problem, retry_after=wait)
 

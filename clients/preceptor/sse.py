@@ -17,12 +17,13 @@ class Frame:
 
 def frames(lines: Iterable[str]) -> Iterator[Frame]:
     """Parse the lines of a `text/event-stream`. A frame cut off at the end is dropped, as the standard has it."""
-    event, data, last_id = "message", list[str](), None
+    event, data = "message", list[str]()
+    last_id: str | None = None  # stays until another one comes, as the standard has it
     for line in lines:
         if not line:
             if data:
                 yield Frame(event=event, data="\n".join(data), id=last_id)
-            event, data, last_id = "message", [], None
+            event, data = "message", []
             continue
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
