@@ -69,6 +69,7 @@ def write_model(folder: Path, *, vocab: tuple[str, ...] = ("a", "b", "c", "<end>
         "added_tokens": [{"id": len(vocab) - 1, "content": vocab[-1], "special": True}],
         "normalizer": None,
         "pre_tokenizer": None,
+        "decoder": {"type": "Fuse"},
         "model": {"type": "BPE", "vocab": {token: index for index, token in enumerate(vocab)}, "merges": []},
     }
     config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(vocab)}
@@ -91,6 +92,7 @@ def card_for(folder: Path, name: str = "spelling", **changes: Any) -> Card:
         "device": "cpu",
         "dtype": "float32",
         "tokenizer": tokenizer_card(folder),
+        "tokenizer_file": "sha256:" + "1" * 64,
         "limits": Limits(max_tokens=512, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28),
         "supports": tuple(Support),
         "head": HeadCard(hash="sha256:" + "0" * 64, hidden_size=2),

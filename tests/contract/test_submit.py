@@ -148,6 +148,61 @@ def test_teacher_with_another_tokenizer(house: House):
     error = refused(house, teachers={"self": "foreign"})
     assert error.field == "teachers.self"
     assert "reads other tokens than the student does" in str(error)
+    assert 'set alignment = "bytes"' in str(error)
+
+
+def abroad(house: House, **card: Any) -> dict[str, Any]:
+    """A wish to learn, aligned by bytes, from a teacher with another tokenizer; `card` changes what it says."""
+    house.model("other", vocab=("d", "e", "f", "<end>"))
+    house.teacher("foreign", model="other", **card)
+    return {"recipe": "opd", "teachers": {"teacher": "foreign"}, "alignment": "bytes"}
+
+
+def test_teacher_with_another_tokenizer_that_is_aligned(house: House):
+    wish = abroad(house)
+    run = house.run(**wish)
+    assert run.alignment == "bytes"
+    assert house.admin.runs.get(run.id).alignment == "bytes"
+    assert house.run().alignment == "ids"
+    # A foreign tokenizer makes other lengths: what is too long for it shows when it is read.
+    house.run(overrides={"rollout": {"max_tokens": 600}}, **wish)
+
+
+def test_alignment_that_compares_whole_distributions(house: House):
+    wish = {**abroad(house), "recipe": "opsd", "teachers": {"self": "foreign"}}
+    error = refused(house, student=house.model(), **wish)
+    assert error.field == "alignment"
+    assert "needs the support full: distributions over other tokens cannot be compared" in str(error)
+
+
+def test_alignment_where_bytes_are_lost(sqlite_house: House):
+    house = sqlite_house
+    wish = abroad(house)
+    tokenizer = house.admin.teachers.get("foreign").card.tokenizer  # pyright: ignore[reportOptionalMemberAccess]
+    lossy = tokenizer.model_copy(update={"unalignable": "its normaliser Lowercase changes the bytes of a text"})
+    house.teacher("lossy", model="other", tokenizer=lossy)
+    error = refused(house, **{**wish, "teachers": {"teacher": "lossy"}})
+    assert error.field == "alignment"
+    assert "teacher lossy has a tokenizer that cannot be aligned by bytes: its normaliser Lowercase" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"tokenizer_file": None}, "teacher foreign does not serve its tokenizer"),
+        ({"supports": (Support.TOPK,)}, "needs the support sampled, and teacher foreign offers topk"),
+    ],
+)
+def test_alignment_with_a_teacher_that_lacks_something(sqlite_house: House, card: dict[str, Any], said: str):
+    error = refused(sqlite_house, **abroad(sqlite_house, **card))
+    assert said in str(error)
+
+
+def test_alignment_that_is_neither(sqlite_house: House):
+    wish = sqlite_house.wish().model_dump(mode="json") | {"alignment": "words"}
+    answer = sqlite_house.http().post("/v1/runs", json=wish)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "alignment"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.common import Name, Wire
 from preceptor.wire.data import DatasetSource, TaskSource
-from preceptor.wire.runs import RunCreate
+from preceptor.wire.runs import Alignment, RunCreate
 
 
 class FileSource(Wire):
@@ -49,6 +49,8 @@ class RunFile(Wire):
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Changes to the training settings."""
+    alignment: Alignment = "ids"
+    """`bytes`: teachers may have another tokenizer than the student; see docs/alignment.md."""
 
 
 def load_run_file(path: Path, changes: dict[str, Any], *, task: str | None = None) -> RunFile:
@@ -100,6 +102,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
         teachers=file.teachers,
         data=data,
         training=file.training,
+        alignment=file.alignment,
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ArtifactKind, ModelFacts
-from preceptor.wire.runs import RunCreate, Training
+from preceptor.wire.runs import Alignment, RunCreate, Training
 from preceptor.wire.teachers import Card, Support, TeacherState, Values
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
@@ -41,7 +41,7 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     cards = _cards(session, recipe, wish.teachers)
     longest = check_data(session, recipe, wish.data, training, student)
     for role, card in sorted(cards.items()):
-        _suits(role, wish.teachers[role], card, recipe, student, longest)
+        _suits(role, wish.teachers[role], card, recipe, student, longest, wish.alignment)
     return Accepted(recipe=recipe, training=training)
 
 
@@ -150,22 +150,14 @@ def _card(session: Session, role: str, name: str) -> Card:
     return teacher.card
 
 
-def _suits(role: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int) -> None:
+def _suits(
+    role: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment
+) -> None:
     """Whether a teacher can say what the recipe wants to know of this student. `longest`: tokens, a lower bound."""
     field = f"teachers.{role}"
-    if card.tokenizer.fingerprint is None:
-        raise Invalid(
-            f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
-            field=field,
-            remedy="Choose a teacher that offers a support.",
-        )
-    if card.tokenizer.fingerprint != student.fingerprint:
-        raise Invalid(
-            f"{field}: teacher {name} reads other tokens than the student does (its tokenizer is "
-            f"{card.tokenizer.fingerprint[:19]}, the student's {student.fingerprint[:19]}).",
-            field=field,
-            remedy="Choose a teacher with the student's tokenizer.",
-        )
+    foreign = card.tokenizer.fingerprint != student.fingerprint
+    if foreign:
+        _can_be_aligned(field, name, card, recipe, student, alignment)
     if recipe.support not in card.supports:
         offered = ", ".join(card.supports) or "none"
         raise Invalid(
@@ -186,11 +178,50 @@ def _suits(role: str, name: str, card: Card, recipe: Recipe, student: ModelFacts
             remedy="Start it without temperature and filters.",
         )
     wanted = recipe.rollout.max_tokens + longest
-    if wanted > card.limits.max_tokens:
+    # A foreign tokenizer makes other lengths of the same text: what is too long for it shows when it is read.
+    if wanted > card.limits.max_tokens and not foreign:
         prompts = f", after prompts of {longest} tokens or more," if longest else ""
         raise Invalid(
             f"overrides.rollout.max_tokens: completions of up to {recipe.rollout.max_tokens} tokens{prompts} do not "
             f"fit teacher {name}, which reads {card.limits.max_tokens}.",
             field="overrides.rollout.max_tokens",
             remedy=f"Lower it to {max(card.limits.max_tokens - longest, 1)} or less, or choose another teacher.",
+        )
+
+
+def _can_be_aligned(
+    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, alignment: Alignment
+) -> None:
+    """Whether a teacher with another tokenizer than the student's can be heard all the same."""
+    if alignment == "ids":
+        stated = card.tokenizer.fingerprint
+        its = f"its tokenizer is {stated[:19]}" if stated else "its tokenizer is not known"
+        raise Invalid(
+            f"{field}: teacher {name} reads other tokens than the student does ({its}, the student's "
+            f"{student.fingerprint[:19]}).",
+            field=field,
+            remedy='Choose a teacher with the student\'s tokenizer, or set alignment = "bytes" and a recipe that needs '
+            "no more than the sampled tokens' scores.",
+        )
+    if recipe.support is not Support.SAMPLED:
+        raise Invalid(
+            f"alignment: teacher {name} has another tokenizer, so that only what was written can be scored, and the "
+            f"recipe needs the support {recipe.support.value}: distributions over other tokens cannot be compared.",
+            field="alignment",
+            remedy="Choose a recipe that needs the support sampled (opd), or a teacher with the student's tokenizer.",
+        )
+    for whose, reason in ((f"teacher {name}", card.tokenizer.unalignable), ("the student", student.unalignable)):
+        if reason is not None:
+            raise Invalid(
+                f"alignment: {whose} has a tokenizer that cannot be aligned by bytes: {reason}.",
+                field="alignment",
+                remedy="Choose models whose tokens are the bytes of the text: byte-level BPE, or SentencePiece with "
+                "byte fallback and no normaliser.",
+            )
+    if card.tokenizer_file is None or card.tokenizer.chat_template is None:
+        lacks = "does not serve its tokenizer" if card.tokenizer_file is None else "has no chat template"
+        raise Invalid(
+            f"alignment: teacher {name} {lacks}, so that no text can be put to it in its own tokens.",
+            field="alignment",
+            remedy="Serve the model with `preceptor teacher serve`, from a folder with a chat template.",
         )

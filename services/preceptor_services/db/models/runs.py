@@ -42,6 +42,7 @@ class Run(Base):
     student: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
     data: Mapped[DataSpec] = mapped_column(Document(DataSpec))
     training: Mapped[wire.Training] = mapped_column(Document(wire.Training))
+    alignment: Mapped[wire.Alignment] = mapped_column(String(10), default="ids")
     state: Mapped[str] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(Instant)

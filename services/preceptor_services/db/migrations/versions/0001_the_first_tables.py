@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("student", sa.String(length=71), nullable=False),
         sa.Column("data", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("training", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("alignment", sa.String(length=10), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
