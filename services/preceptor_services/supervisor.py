@@ -165,25 +165,13 @@ class Supervisor:
                 elif time.monotonic() > deadline[child.process.name]:
                     raise StartFailed(self._obituary(child, f"was not ready after {child.process.ready_seconds:.0f} s"))
             if waiting:
+                self._tend([child for child in self._children if child not in waiting])
                 self._stopping.wait(0.05)
 
     def run(self) -> None:
         """Watch and restart until `request_stop`."""
         while not self._stopping.wait(0.2):
-            for child in self._children:
-                if (code := child.died()) is not None:
-                    self._tell(
-                        Happening(
-                            kind="died",
-                            process=child.process.name,
-                            pid=child.pid,
-                            exit_code=code,
-                            retry_seconds=(child.restart_at or 0) - time.monotonic(),
-                        )
-                    )
-                elif child.restart_at is not None and time.monotonic() >= child.restart_at:
-                    child.start()
-                    self._tell(Happening(kind="started", process=child.process.name, pid=child.pid))
+            self._tend(self._children)
 
     def request_stop(self) -> None:
         """Ask `run` to return; asked twice, `stop` no longer waits for anybody. Safe in a signal handler."""
@@ -205,6 +193,17 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process ids by name."""
         return {child.process.name: child.pid for child in self._children}
+
+    def _tend(self, children: Sequence[Child]) -> None:
+        """Notice those that died, and start again those whose time has come."""
+        for child in children:
+            if (code := child.died()) is not None:
+                wait = (child.restart_at or 0) - time.monotonic()
+                name = child.process.name
+                self._tell(Happening(kind="died", process=name, pid=child.pid, exit_code=code, retry_seconds=wait))
+            elif child.restart_at is not None and time.monotonic() >= child.restart_at:
+                child.start()
+                self._tell(Happening(kind="started", process=child.process.name, pid=child.pid))
 
     def _obituary(self, child: Child, what: str) -> str:
         words = "\n".join(f"  {line}" for line in list(child.last_words)[-12:]) or "  (it said nothing)"
