@@ -8,10 +8,9 @@ what is wrong with a request; Corrupt, with an answer.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,19 +174,19 @@ def _read_scores(take: _Taker, request: ScoreRequest, stamp: Stamp) -> Scores:
     ids = logprobs = tail = hidden = None
     if request.support is Support.TOPK:
         ids = take("ids", "I32", 2, (count, request.k))
-        logprobs = take("logprobs", "F32", 2, (count, request.k))
-        tail = take("tail", "F32", 1, (count,))
     elif request.candidate_ids is not None:
         ids = scored_candidates(request)
+    if ids is not None:
         logprobs = take("logprobs", "F32", 2, ids.shape)
         tail = take("tail", "F32", 1, (count,))
     elif request.support is Support.FULL:
         hidden = _widened(take, request.dtype, count)
-    logprob = take("logprob", "F32", 1, (count,))
-    extras = {EXTRAS[extra][0]: take(extra.value, EXTRAS[extra][1], 1, (count,)) for extra in request.extras}
+    extras: dict[str, Any] = {}
+    for extra, (field, dtype) in EXTRAS.items():
+        extras[field] = take(extra.value, dtype, 1, (count,)) if extra in request.extras else None
     return Scores(
         offsets=offsets,
-        logprob_T=logprob,
+        logprob_T=take("logprob", "F32", 1, (count,)),
         ids_TK=ids,
         logprobs_TK=logprobs,
         tail_T=tail,
@@ -210,11 +209,11 @@ def head_buffers(weight: Tensor, bias: Tensor | None = None) -> list[bytes | mem
     return pack(tensors, {"protocol": PROTOCOL})
 
 
-def hash_of(buffers: Sequence[bytes | memoryview]) -> str:
+def hash_of(pieces: Sequence[bytes | memoryview]) -> str:
     """Content hash of a frame."""
     digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(buffer)
+    for piece in pieces:
+        digest.update(piece)
     return "sha256:" + digest.hexdigest()
 
 
@@ -299,15 +298,3 @@ def _widened(take: _Taker, dtype: HiddenDtype, count: int) -> NDArray[np.float32
     if len(hidden) != count:
         raise BadFrame(f"Tensor 'hidden' has {len(hidden)} rows for {count} scored positions.", field="hidden")
     return hidden
-
-
-def parse_json(body: bytes) -> Any:
-    """JSON without NaN, infinities or endless nesting. Raises BadFrame."""
-
-    def refuse(name: str) -> Literal[""]:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        return json.loads(body, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadFrame(f"The body is not JSON that can be read: {error}.") from error

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from preceptor.errors import Corrupt
-from preceptor.frames import EXTRAS, Options, bad_fields, check_protocol, parse_json, scored_candidates
+from preceptor.frames import EXTRAS, Options, bad_fields, check_protocol, scored_candidates
+from preceptor.tensors import BadFrame
 from preceptor.wire.common import Wire
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import PROTOCOL, Stamp, Support
@@ -75,7 +76,7 @@ def request_to_json(request: ScoreRequest) -> str:
 def request_from_json(body: bytes) -> ScoreRequest:
     """What a person asks. Raises BadFrame with a sentence; nothing else."""
     try:
-        twin = RequestTwin.model_validate(parse_json(body))
+        twin = RequestTwin.model_validate(_parse(body))
     except ValidationError as error:
         raise bad_fields(error, "body") from error
     check_protocol(twin.protocol)
@@ -124,7 +125,7 @@ def scores_from_json(body: bytes, request: ScoreRequest) -> Scores:
     elif request.support is Support.FULL:
         width = next((len(vector) for row in twin.hidden or () for vector in row), 0)
         hidden = _array(twin.hidden, "hidden", np.float32, (count, width))
-    extras = {
+    extras: dict[str, Any] = {
         EXTRAS[extra][0]: _array(getattr(twin, extra), extra, np.int32 if extra == "rank" else np.float32, (count,))
         for extra in request.extras
     }
@@ -170,3 +171,15 @@ def _spelt(value: Any) -> Any:
     if isinstance(value, list):
         return [_spelt(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     return "-inf" if isinstance(value, float) and math.isinf(value) and value < 0 else value
+
+
+def _parse(body: bytes) -> Any:
+    """JSON without NaN, infinities or endless nesting. Raises BadFrame."""
+
+    def refuse(name: str) -> Literal[""]:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame(f"The body is not JSON that can be read: {error}.") from error
