@@ -1,14 +1,11 @@
 """Makes `models/tiny`: a Qwen3 of 0.6 million parameters, pre-trained from nothing on reasoning-gym's questions.
 
-    python models/make_tiny.py --out models/tiny
+    python -m models.make_tiny --out models/tiny
 
-It learns to answer plain prompts a little and to read every standard context well, which leaves the gap that on-policy
-self-distillation closes. Formats and their wrong twins come from the library's own contexts, so that the prompts of
-pre-training are the prompts of a run. Training never sees a held-out or a validation question: the checkpoint is chosen
-on validation questions, and the card reports held-out ones.
-
-The same seed on the same machine and library versions gives the same weights. Progress goes to stderr.
-Shape letters: B examples, T tokens.
+It learns to read every standard context first, then to answer plain prompts, and stops while it still does that badly:
+this is the gap that on-policy self-distillation closes. The checkpoint is the first that meets a rule on validation
+questions; the card reports held-out ones. Neither kind is ever trained on. The same arguments on the same machine and
+library versions give the same weights. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,12 +14,11 @@ import argparse
 import json
 import math
 import string
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -31,18 +27,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from preceptor_trainer import tasks, verifiers
-from preceptor_trainer.parts.contexts import Demonstration, Hint, PeerSuccess, Plain, Reference, Shown, corrupted
-from preceptor_trainer.recipe import SingleContext
-from preceptor_trainer.tasks import ProceduralTask, Split
-from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
+from models.tiny_card import write_card
+from models.tiny_formats import SHOWN, Example, accuracies, example, hits, load, prompt_ids
+from preceptor_trainer import tasks
+from preceptor_trainer.tasks import ProceduralTask
+from preceptor_trainer.views import Task
 
-CONTEXTS: dict[str, SingleContext] = {
-    part.kind: part for part in (Plain(), Reference(), Demonstration(), Hint(), PeerSuccess())
-}
-WRONG: dict[str, SingleContext] = {
-    kind: part.model_copy(update={"wrong": True}) for kind, part in CONTEXTS.items() if isinstance(part, Shown)
-}
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PHRASES = (
     "user\n",
     "assistant\n",
@@ -55,40 +46,23 @@ PHRASES = (
     " - ",
     " = ",
 )
-"""Long strings that are one token each, besides the pieces of the contexts' templates."""
+"""Long strings that are one token each, besides the pieces of the contexts' templates: they keep the prompts short."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt and the reply to imitate."""
-
-    messages: Sequence[Message]
-    reply: str
-
-
-def template_pieces() -> list[str]:
-    """The fixed text of every default template, cut at its placeholders."""
-    pieces = list[str]()
-    for part in CONTEXTS.values():
-        if isinstance(part, Shown):
-            pieces += [text for text, *_ in string.Formatter().parse(part.template) if text]
-    return pieces
+WARM_UP = 100
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and one token per phrase: any text goes in and comes out unchanged, and the trained prompts are short."""
+    """Bytes, and one token per phrase: any text goes in and comes out unchanged."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    special = [AddedToken(text, special=True, normalized=False) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    core.add_special_tokens(special)
-    phrases = dict.fromkeys([*PHRASES, *template_pieces()])
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in phrases])
+    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    pieces = [text for part in SHOWN for text, *_ in string.Formatter().parse(part.template) if text]
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys([*PHRASES, *pieces])])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
@@ -100,48 +74,33 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes it under the class name that every transformers knows; version 5 would write a name of its own."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.pop("backend", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Fresh weights. Head size 32 is the least that common inference engines take."""
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        intermediate_size=384,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        initializer_range=0.02,
-        use_cache=True,
+    """Fresh weights. A head of 32 is the smallest that common inference engines take."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            intermediate_size=384,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            eos_token_id=cast(int, tokenizer.eos_token_id),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
+            bos_token_id=None,
+        )
     )
-    model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0, top_k=0
-    )
-    return model
-
-
-def example(task: Task, kind: str, wrong: bool, seed: int) -> Example:
-    """One training example. After wrong content the reply follows that content, as it would follow right content."""
-    assert task.reference is not None
-    peer = Rollout(index=1, text=task.reference, verdict=Verdict(reward=1.0, correct=True))
-    own = Rollout(index=0, text="")
-    view = ContextView(task=task, rollout=own, group=(own, peer), step=0, rng=Random(seed))
-    part = WRONG[kind] if wrong else CONTEXTS[kind]
-    messages = part.messages(view)
-    assert messages is not None
-    if not wrong:
-        return Example(messages, task.reference)
-    assert isinstance(part, Shown)
-    rng = Random(seed)
-    shown = part.content(ContextView(task=task, rollout=own, group=(own, peer), step=0, rng=rng))
-    assert shown is not None
-    reply = corrupted(shown, rng).removeprefix("The solution begins with: ")
-    return Example(messages, reply + task.reference[len(reply) :])
 
 
 def capitalised(source: ProceduralTask, task: Task) -> Task:
@@ -149,36 +108,42 @@ def capitalised(source: ProceduralTask, task: Task) -> Task:
 
     One word in seven has a capital: too few for so small a model to learn all 26. Splits ignore case, so nothing leaks.
     """
-    word = task.columns["metadata"].get("word")
+    metadata = task.columns["metadata"]
+    word = metadata.get("word")
     if word is None:
         return task
     question = task.messages[-1]["content"].removesuffix(word) + word.title()
-    return source.task({"question": question, "answer": word.title()[::-1], "metadata": task.columns["metadata"]})
+    return source.task({"question": question, "answer": word.title()[::-1], "metadata": metadata})
 
 
-def stream(sources: Sequence[tuple[ProceduralTask, float]], args: argparse.Namespace) -> Iterator[list[Example]]:
+def stream(args: argparse.Namespace) -> Iterator[list[Example]]:
     """Batches without end: tasks by their shares, formats by theirs, wrong content in some of the privileged ones."""
     rng = Random(args.seed)
+    sources = list(zip(load(args.tasks), args.shares, args.reading_steps, strict=True))
     step = 0
     while True:
         batch = list[Example]()
-        for source, share in sources:
-            for drawn in source.train(step, round(args.batch * share), seed=args.seed + 1_000_003):
+        for source, share, reading_steps in sources:
+            for drawn in source.train(step, round(args.batch * share), seed=args.seed):
                 task = capitalised(source, drawn) if rng.random() < args.capitals else drawn
-                reading = step < args.copy_steps
-                plain = not reading and rng.random() < args.plain
-                # A hint leaves half of the answer to be found, which is what plain prompts will ask for: rare at first.
-                hints = args.hint_first if reading else args.hint
-                shown = "hint" if rng.random() < hints else rng.choice(("demonstration", "peer_success", "reference"))
-                kind = "plain" if plain else shown
-                batch.append(example(task, kind, not plain and rng.random() < args.wrong, rng.getrandbits(60)))
+                kind = _kind(rng, step < reading_steps, args)
+                wrong = kind != "plain" and rng.random() < args.wrong
+                batch.append(example(task, kind, wrong, rng.getrandbits(60)))
         yield batch
         step += 1
 
 
+def _kind(rng: Random, reading: bool, args: argparse.Namespace) -> str:
+    if not reading and rng.random() < args.plain:
+        return "plain"
+    # A hint leaves half of the answer to be found, which is what plain prompts will ask for: rare at first.
+    hint = rng.random() < (0.02 if reading else args.hint)
+    return "hint" if hint else rng.choice(("demonstration", "peer_success", "reference"))
+
+
 def collate(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, attention mask and labels [B, T], right-padded; only the reply and its end token carry loss (-100 elsewhere)."""
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    """Ids, attention mask and labels [B, T], right-padded; only the reply and its end carry loss (-100 elsewhere)."""
+    eos, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
     rows = [(prompt_ids(tokenizer, each.messages), [*tokenizer.encode(each.reply), eos]) for each in batch]
     width = max(len(prompt) + len(reply) for prompt, reply in rows)
     spare = [width - len(prompt) - len(reply) for prompt, reply in rows]
@@ -188,73 +153,10 @@ def collate(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Example]) -> tup
     return ids_BT, mask_BT, labels_BT
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> list[int]:
-    """The prompt through the chat template, up to where the assistant speaks."""
-    text = tokenizer.apply_chat_template([dict(each) for each in messages], tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(text)
-
-
-@torch.no_grad()
-def accuracy(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, items: Sequence[Task], kind: str, wrong: bool = False
-) -> float:
-    """Share of greedy answers that reasoning-gym's scorer gives full marks, in one format."""
-    model.eval()
-    verify = verifiers.Procedural()
-    rows = [prompt_ids(tokenizer, example(task, kind, wrong, seed).messages) for seed, task in enumerate(items)]
-    width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id
-    ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=80, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad
-    )
-    out_BT = model.generate(ids_BT, attention_mask=mask_BT, generation_config=greedy)
-    texts = tokenizer.batch_decode(out_BT[:, width:], skip_special_tokens=True)
-    return sum(verify(task, text).correct for task, text in zip(items, texts, strict=True)) / len(items)
-
-
-def report(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, source: ProceduralTask, split: Split, count: int
-) -> dict[str, float]:
-    """Accuracy per format, right and wrong (`wrong hint`), on one split."""
-    items = source.take(split, count)
-    scores = {kind: accuracy(model, tokenizer, items, kind) for kind in CONTEXTS}
-    return scores | {f"wrong {kind}": accuracy(model, tokenizer, items, kind, wrong=True) for kind in WRONG}
-
-
-def chosen(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, step: int, args: argparse.Namespace, console: Console
-) -> bool:
-    """Whether this is the checkpoint: middling at plain prompts, good at reading contexts, led astray by wrong ones.
-
-    Looked up on validation questions, which are neither trained on nor reported on.
-    """
-    for name in args.tasks:
-        plain = accuracy(model, tokenizer, tasks.load(name).take("validation", args.items), "plain")
-        console.print(f"step {step} {name}: plain {plain:.3f}")
-        if not args.middling[0] <= plain <= args.middling[1]:
-            return False
-    for name in args.tasks:
-        scores = report(model, tokenizer, tasks.load(name), "validation", args.items)
-        console.print(f"step {step} {name}: " + " ".join(f"{kind} {score:.3f}" for kind, score in scores.items()))
-        if not suits(scores, args):
-            return False
-    return True
-
-
-def suits(scores: dict[str, float], args: argparse.Namespace) -> bool:
-    """The rule, for one task's accuracies."""
-    solutions = min(scores[kind] for kind in ("reference", "demonstration", "peer_success"))
-    wrong = max(score for name, score in scores.items() if name.startswith("wrong "))
-    return solutions >= args.privileged and scores["hint"] >= scores["plain"] + 0.1 and wrong <= scores["plain"]
-
-
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Up over 100 steps, down to a tenth while contexts are learned, then constant while plain answers are."""
-    if step > args.copy_steps:
-        return args.plain_lr
-    return args.lr * min(1.0, step / 100) * (1 - 0.9 * step / args.copy_steps)
+    """Up, then down to half while contexts are learned, then constant while plain answers are."""
+    reading = max(args.reading_steps)
+    return args.plain_lr if step > reading else args.lr * min(1.0, step / WARM_UP) * (1 - 0.5 * step / reading)
 
 
 def train(args: argparse.Namespace, console: Console) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, int]:
@@ -262,12 +164,11 @@ def train(args: argparse.Namespace, console: Console) -> tuple[Qwen3ForCausalLM,
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
-    sources = [(tasks.load(name), share) for name, share in zip(args.tasks, args.shares, strict=True)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    bars = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *bars, console=console) as progress:
         bar = progress.add_task("pre-training", total=args.steps)
-        for step, batch in zip(range(1, args.steps + 1), stream(sources, args), strict=False):
+        for step, batch in zip(range(1, args.steps + 1), stream(args), strict=False):
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
@@ -278,42 +179,79 @@ def train(args: argparse.Namespace, console: Console) -> tuple[Qwen3ForCausalLM,
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             progress.update(bar, advance=1, description=f"loss {loss.item():.3f}")
-            if step > args.copy_steps and step % args.evaluate_every == 0 and chosen(model, tokenizer, step, args, console):
+            due = step > max(args.reading_steps) and step % args.evaluate_every == 0
+            if due and chosen(model, tokenizer, step, args, console):
                 return model, tokenizer, step
-    raise SystemExit(
-        "no checkpoint met the rule: widen --middling, lower --privileged, or change --seed, --steps or --plain"
-    )
+    raise SystemExit("no checkpoint met the rule: change --steps, --seed, --plain, --middling or --privileged")
+
+
+def chosen(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, step: int, args: argparse.Namespace, console: Console
+) -> bool:
+    """Whether this is the checkpoint: middling at plain prompts, good at reading contexts, led astray by wrong ones."""
+    sources = load(args.tasks)
+    items = {source.dataset: source.take("validation", args.items) for source in sources}
+    plain = {name: sum(hits(model, tokenizer, some, "plain")) / args.items for name, some in items.items()}
+    console.print(f"step {step}: plain " + ", ".join(f"{name} {share:.3f}" for name, share in plain.items()))
+    if not all(args.middling[0] <= share <= args.middling[1] for share in plain.values()):
+        return False
+    for source in sources:
+        shares = accuracies(model, tokenizer, source, "validation", args.items)
+        named = ", ".join(f"{'wrong ' * wrong}{kind} {share:.3f}" for (kind, wrong), share in shares.items())
+        console.print(f"step {step}: {source.dataset}: {named}")
+        solved = min(shares[kind, False] for kind in ("reference", "demonstration", "peer_success"))
+        led_astray = max(share for (_, wrong), share in shares.items() if wrong) <= shares["plain", False]
+        if solved < args.privileged or shares["hint", False] < shares["plain", False] + 0.1 or not led_astray:
+            return False
+    return True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tiny", help="folder to write")
     parser.add_argument("--tasks", nargs="+", default=["spell_backward"], choices=tasks.names())
-    parser.add_argument("--shares", nargs="+", type=float, default=[1.0], help="share of every task in a batch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shares", nargs="+", type=float, default=[1.0], help="per task: its share of a batch")
+    parser.add_argument(
+        "--reading-steps", nargs="+", type=int, default=[220], help="per task: steps with no plain prompt"
+    )
     parser.add_argument("--steps", type=int, default=600, help="give up after so many")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--plain-lr", type=float, default=1e-3, help="learning rate after --copy-steps")
-    parser.add_argument("--plain", type=float, default=0.25, help="share of plain prompts")
-    parser.add_argument("--copy-steps", type=int, default=300, help="steps that are mostly about reading contexts")
-    parser.add_argument("--hint-first", type=float, default=0.02, help="share of hints among contexts in those steps")
-    parser.add_argument("--hint", type=float, default=0.3, help="share of hints among contexts thereafter")
+    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of the reading steps")
+    parser.add_argument("--plain-lr", type=float, default=1.2e-3, help="learning rate thereafter")
+    parser.add_argument("--plain", type=float, default=0.3, help="share of plain prompts after the reading steps")
+    parser.add_argument("--hint", type=float, default=0.5, help="share of hints among contexts after the reading steps")
+    parser.add_argument("--wrong", type=float, default=0.4, help="share of wrong content among privileged prompts")
     parser.add_argument("--capitals", type=float, default=0.35, help="share of words put into title case")
-    parser.add_argument("--wrong", type=float, default=0.2, help="share of wrong content among privileged prompts")
-    parser.add_argument("--middling", nargs=2, type=float, default=[0.35, 0.55], help="plain accuracy wanted")
-    parser.add_argument("--privileged", type=float, default=0.93, help="least accuracy of the formats that show a solution")
-    parser.add_argument("--evaluate-every", type=int, default=25)
-    parser.add_argument("--items", type=int, default=300, help="validation questions per format")
+    parser.add_argument("--middling", nargs=2, type=float, default=[0.33, 0.52], help="plain accuracy wanted")
+    parser.add_argument("--privileged", type=float, default=0.94, help="least accuracy where a solution is shown")
+    parser.add_argument("--evaluate-every", type=int, default=5, help="steps between two looks at the rule")
+    parser.add_argument("--items", type=int, default=300, help="validation questions a format")
+    parser.add_argument("--card-items", type=int, default=500, help="held-out questions a format, for the card")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not len(args.tasks) == len(args.shares) == len(args.reading_steps) or not math.isclose(sum(args.shares), 1.0):
+        parser.error("--tasks, --shares and --reading-steps go together, and the shares add up to 1")
     torch.set_num_threads(1)
     console = Console(stderr=True)
-    started = time.monotonic()
+    began = time.monotonic()
     model, tokenizer, step = train(args, console)
+    seconds = time.monotonic() - began
+    shares = {
+        source.dataset: accuracies(model, tokenizer, source, "held_out", args.card_items) for source in load(args.tasks)
+    }
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    print(json.dumps({"step": step, "seconds": round(time.monotonic() - started, 1), "out": str(args.out)}))
+    save_tokenizer(tokenizer, args.out)
+    parameters = sum(each.numel() for each in model.parameters())
+    write_card(args.out, args, step, seconds, parameters, shares)
+    print(json.dumps({"step": step, "seconds": round(seconds, 1), "parameters": parameters, "out": str(args.out)}))
 
 
 if __name__ == "__main__":
