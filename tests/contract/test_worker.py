@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from preceptor.errors import Conflict, Invalid, LeaseLost, NotFound
+from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.common import Problem
 from preceptor.wire.runs import (
     CheckpointRef,
@@ -299,6 +300,37 @@ def test_a_checkpoint_of_steps_that_are_not_recorded_is_refused(house: House):
     report = CheckpointReport(fence=lease.fence, step=1, artifact=checkpoint(house))
     with pytest.raises(Conflict, match="the checkpoint is of step 1, and only 0 are recorded"):
         house.admin.runs.checkpoint(lease.run.id, report)
+
+
+def test_the_newest_two_checkpoints_are_kept_and_what_they_share_with_others(house: House):
+    lease = take(house)
+    house.admin.runs.report(lease.run.id, steps(lease.fence, 1, 2, 3, 4))
+    pushed: list[str] = []
+    for number in range(1, 5):
+        folder = house.tmp / f"checkpoint-{number}"
+        folder.mkdir()
+        (folder / "weights").write_text(f"of step {number}")
+        (folder / "tokenizer.json").write_bytes((house.tmp / "tiny" / "tokenizer.json").read_bytes())
+        pushed.append(house.admin.artifacts.push(folder, "checkpoint", f"step-{number}"))
+        report = CheckpointReport(fence=lease.fence, step=number, artifact=pushed[-1])
+        house.admin.runs.checkpoint(lease.run.id, report)
+    assert [each.id for each in house.admin.artifacts.list(ArtifactKind.CHECKPOINT)] == [pushed[3], pushed[2]]
+    for artifact in (pushed[2], pushed[3], lease.run.student):
+        house.admin.artifacts.pull(artifact, house.tmp / "pulled" / artifact[7:])
+    wholes = {path.name for path in house.settings.blob_dir.rglob("*") if len(path.name) == 64}
+    named = {file.sha256 for each in house.admin.artifacts.list() for file in each.manifest.files}
+    assert wholes == named
+
+
+def test_a_checkpoint_that_another_run_goes_on_from_is_kept(house: House):
+    first, second = take(house), take(house)
+    shared, others = checkpoint(house, "shared"), [checkpoint(house, f"other{number}") for number in range(3)]
+    for lease, artifacts in ((second, [shared]), (first, [shared, *others])):
+        for artifact in artifacts:
+            report = CheckpointReport(fence=lease.fence, step=0, artifact=artifact)
+            house.admin.runs.checkpoint(lease.run.id, report)
+    kept = {each.id for each in house.admin.artifacts.list(ArtifactKind.CHECKPOINT)}
+    assert kept == {shared, *others[1:]}
 
 
 def test_a_checkpoint_has_to_be_one(house: House):

@@ -55,6 +55,13 @@ class Artifacts:
         upload = self._announce(manifest)
         if upload.artifact.state == "ready":
             return upload.artifact.id
+        try:
+            return self._fill(manifest, upload, base, progress)
+        except Conflict:
+            # What it shared with another artifact was forgotten with that one in between: ask again what is missing.
+            return self._fill(manifest, self._announce(manifest), base, progress)
+
+    def _fill(self, manifest: Manifest, upload: Upload, base: Path, progress: Progress | None) -> str:
         by_hash = {each.sha256: each for each in manifest.files}
         for blob in upload.missing:
             self._send(manifest, by_hash[blob.sha256], blob, base, progress)

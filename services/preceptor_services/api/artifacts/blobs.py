@@ -78,6 +78,7 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parts = folder / "parts"
+        self._folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._parts.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, sha256: str) -> Path:
@@ -136,6 +137,10 @@ class Blobs:
             if not path.is_file():
                 raise ServerFault(f"The content of {name} is gone from the disk.", remedy="Push the artifact again.")
         return found
+
+    def drop(self, sha256: str) -> None:
+        """Forget a whole content."""
+        self.path(sha256).unlink(missing_ok=True)
 
     def drop_parts(self, older_than: float) -> int:
         """Forget parts that nobody has added to since a moment (seconds since the epoch); how many they were."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -118,6 +120,26 @@ def complete(database: Database, blobs: Blobs, artifact_id: str) -> wire.Artifac
         row = get(unit.session, artifact_id)
         row.facts, row.state = facts, wire.ArtifactState.READY.value
         return shown(row)
+
+
+def forget(database: Database, blobs: Blobs, artifact_ids: Sequence[str]) -> None:
+    """Delete artifacts that no run names any more, and the contents that no other artifact shares."""
+    with database.unit(writes=True) as unit:
+        session, runs = unit.session, models.Run
+        for artifact_id in artifact_ids:
+            named = (runs.checkpoint_artifact == artifact_id) | (runs.student == artifact_id)
+            artifact = session.get(models.Artifact, artifact_id)
+            if artifact is None or session.scalar(select(runs.id).where(named).limit(1)) is not None:
+                continue
+            session.delete(artifact)
+            session.flush()
+            contents = {(file.sha256, file.size) for file in artifact.manifest.files}
+            for manifest in session.scalars(select(models.Artifact.manifest)):
+                contents -= {(file.sha256, file.size) for file in manifest.files}
+            for sha256, size in sorted(contents):
+                session.execute(delete(models.Blob).where(models.Blob.sha256 == sha256, models.Blob.size == size))
+                if blobs.has(sha256, size):
+                    unit.after_commit(partial(blobs.drop, sha256))
 
 
 def page(session: Session, kind: wire.ArtifactKind | None, limit: int, cursor: str | None) -> Page[wire.Artifact]:

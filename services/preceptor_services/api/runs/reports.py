@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -12,13 +13,16 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict, Invalid
 from preceptor.wire import runs as wire
 from preceptor.wire.artifacts import ArtifactKind
-from preceptor_services.api.artifacts.service import ready_facts
+from preceptor_services.api.artifacts.service import forget, ready_facts
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, leases
 from preceptor_services.api.runs.service import roles_of, shown
 from preceptor_services.db import models
 from preceptor_services.db.columns import plain
 from preceptor_services.db.session import Unit
+
+CHECKPOINTS_KEPT = 2
+"""How many of a run's checkpoints are kept: the newest, and one more in case that one turns out to be no good."""
 
 State = wire.RunState
 News = list[tuple[wire.EventKind, dict[str, Any]]]
@@ -129,7 +133,18 @@ def checkpoint(plane: Plane, unit: Unit, run_id: str, report: wire.CheckpointRep
         session.flush()
         told = plain(wire.CheckpointRef(step=report.step, artifact=report.artifact))
         history.tell(session, run_id, [("checkpoint", told)], at)
+        if old := _superseded(session, run_id):
+            unit.after_commit(partial(forget, plane.database, plane.blobs, old))
     return status
+
+
+def _superseded(session: Session, run_id: str) -> list[str]:
+    """The checkpoints of a run that are older than the newest ones that are kept, as far as they are still there."""
+    table = models.Event
+    query = select(table.data).where(table.run_id == run_id, table.kind == "checkpoint").order_by(table.number.desc())
+    told = list(dict.fromkeys(data["artifact"] for data in session.scalars(query)))
+    there = models.Artifact.id
+    return list(session.scalars(select(there).where(there.in_(told[CHECKPOINTS_KEPT:]))))
 
 
 def finish(plane: Plane, unit: Unit, run_id: str, finish: wire.Finish) -> wire.Run:
