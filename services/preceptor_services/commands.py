@@ -17,7 +17,7 @@ from preceptor.cli.models import model_folder
 from preceptor.errors import Invalid, PreceptorError
 
 if TYPE_CHECKING:
-    from preceptor.wire.teachers import Teacher
+    from preceptor.wire.teachers import Teacher, TeacherState
     from preceptor_services.settings import ServiceSettings
     from preceptor_services.supervisor import Happening
     from preceptor_services.up import Ready
@@ -58,9 +58,10 @@ def up(
         from preceptor_services.up import TEACHER_KEY_ENV, UpSettings, run_up, shipped_model
 
     def on_ready(ready: Ready) -> None:
-        _announce(ready, as_json)  # first: the admin key is shown this once, whatever becomes of the rest
+        announce(ready, as_json=as_json)  # first: the admin key is shown this once, whatever becomes of the rest
         if register_teacher is not None:
-            _show_registered(_register(ready, register_teacher, TEACHER_KEY_ENV), as_json)
+            known = _register(ready, register_teacher, TEACHER_KEY_ENV)
+            announce_teacher(known.name, known.state, as_json=as_json)
 
     home = home.expanduser()
     try:
@@ -110,17 +111,37 @@ def teacher_serve(
     device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda, cuda:1 ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="What it computes in: float32, bfloat16 ...")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; else torch's own choice.")] = None,
+    backend: Annotated[str, typer.Option(help="What computes: hf (transformers), vllm or sglang.")] = "hf",
+    engine_url: Annotated[str | None, typer.Option(help="Where the engine runs already; else it is started.")] = None,
+    engine_python: Annotated[
+        str | None, typer.Option(help="The interpreter of the environment that the engine is installed in.")
+    ] = None,
     as_json: output.Json = False,
 ) -> None:
     """Serve a model as a teacher, its key from PRECEPTOR_TEACHER_KEY. Other settings: docs/operations.md."""
     with _extra("teacher serve", "services,trainer"):
+        from preceptor_services.teacher.engines import BackendKind
         from preceptor_services.teacher.serve import serve
         from preceptor_services.teacher.settings import TeacherSettings
     settings = _settings(TeacherSettings)
     if name is not None:
         settings = settings.model_copy(update={"teacher_name": name})
     _starting(f"teacher {settings.teacher_name}, {model}", f"http://{host}:{port}", as_json)
-    serve(model_folder(model), settings, host=host, port=port, device=device, dtype=dtype, threads=threads)
+    if backend not in list(BackendKind):
+        known = ", ".join(BackendKind)
+        raise Invalid(f"--backend: '{backend}' is not one of {known}.", field="--backend")
+    serve(
+        model_folder(model),
+        settings,
+        host=host,
+        port=port,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        backend=BackendKind(backend),
+        engine_url=engine_url,
+        engine_python=engine_python,
+    )
 
 
 class JsonLines(logging.Formatter):
@@ -140,7 +161,8 @@ def _starting(what: str, url: str, as_json: bool) -> None:
     output.console.print(f"Starting the {escape(what)} at {url}", highlight=False, soft_wrap=True)
 
 
-def _announce(ready: Ready, as_json: bool) -> None:
+def announce(ready: Ready, *, as_json: bool) -> None:
+    """Say where everything is; the admin key, where there is a new one, is shown here and nowhere else."""
     if as_json:
         return output.show_json(
             {
@@ -155,7 +177,11 @@ def _announce(ready: Ready, as_json: bool) -> None:
         )
     show = output.console
     show.print(f"[bold green]Preceptor is up:[/] {ready.url}", highlight=False)
-    show.print(f"teacher  {ready.teacher_url} (register it with --key-env PRECEPTOR_TEACHER_KEY)", highlight=False)
+    show.print(
+        f"teacher  {ready.teacher_url} (register it with --key-env PRECEPTOR_TEACHER_KEY)",
+        highlight=False,
+        soft_wrap=True,
+    )
     show.print(f"logs     {escape(str(ready.home / 'logs' / 'preceptor.log'))}", highlight=False, soft_wrap=True)
     if ready.admin_key is not None:
         show.print("\nThe admin key, shown this once and kept only as a hash:\n")
@@ -183,10 +209,11 @@ def _tell(happening: Happening, as_json: bool) -> None:
         output.console.print(f"{happening.process} started again (pid {happening.pid})")
 
 
-def _show_registered(teacher: Teacher, as_json: bool) -> None:
+def announce_teacher(name: str, state: TeacherState, *, as_json: bool) -> None:
+    """Say that the embedded teacher is registered."""
     if as_json:
-        return output.show_json({"event": "registered", "teacher": teacher.name, "state": teacher.state.value})
-    output.console.print(f"The teacher is registered as {teacher.name}: {output.cell(teacher.state.value)}.")
+        return output.show_json({"event": "registered", "teacher": name, "state": state.value})
+    output.console.print(f"The teacher is registered as {name}: {output.cell(state.value)}.")
 
 
 def _register(ready: Ready, name: str, key_env: str) -> Teacher:
