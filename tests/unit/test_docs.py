@@ -16,9 +16,10 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 def settings() -> dict[str, type[BaseModel]]:
     """The classes whose fields are settings, by the name of their block in the page."""
     from preceptor_services.settings import Settings
+    from preceptor_services.teacher.settings import TeacherSettings
     from preceptor_services.worker.settings import WorkerSettings
 
-    return {"api": Settings, "worker": WorkerSettings}
+    return {"api": Settings, "worker": WorkerSettings, "teacher": TeacherSettings}
 
 
 def default_of(name: str, model: type[BaseModel]) -> str:
@@ -75,7 +76,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_scripts_that_pages_name_are_there(page: Path) -> None:
-    for name in re.findall(r"\bscripts/([a-z][a-z-]*)", page.read_text(encoding="utf-8")):
+    for name in re.findall(r"\bscripts/([a-z][a-z-]*(?:\.sh)?)", page.read_text(encoding="utf-8")):
         assert (ROOT / "scripts" / name).exists(), f"{page.name} names scripts/{name}, which is not there"
 
 
