@@ -9,11 +9,12 @@ from torch import Tensor
 
 from preceptor.wire.runs import Training
 from preceptor_trainer.batch import Batch, Row, microbatches, share_spans
-from preceptor_trainer.loss import Head, Sums, blank_scalars, blocks, first_pass, fold, weigh
+from preceptor_trainer.loss import Head, Sums, blank_scalars, blocks, first_pass, fold
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.scoring import final_hidden
+from preceptor_trainer.weighing import weigh
 
 
 class Learner:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from preceptor.errors import BadScores
 from preceptor_trainer.batch import Batch, Slot, narrow_view
-from preceptor_trainer.recipe import Recipe, Support, Target, Term, at
+from preceptor_trainer.recipe import Recipe, Support, Term, at
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
+from preceptor_trainer.weighing import TermWeights, target_of
 
 FLOOR = -1e4
 """Log-probabilities are floored here: exp(FLOOR) is 0 in float32 and float64, and 0 * FLOOR is 0 where 0 * -inf is
@@ -59,15 +60,6 @@ def log_softmax(hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> 
     return torch.log_softmax(logits_TV, dim=-1, dtype=precise).clamp(min=FLOOR)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TermWeights:
-    """What one term multiplies its opinions with, over the global batch, and what it divides by."""
-
-    weight_T: tuple[Tensor, ...]
-    """Per opinion of the target."""
-    denominator: float
-
-
 @dataclass(slots=True)
 class Sums:
     """Sums over the tokens that were walked; `per_token` divides them."""
@@ -87,51 +79,6 @@ def blocks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     """Consecutive token ranges of at most `size`."""
     for begin in range(start, stop, size):
         yield begin, min(begin + size, stop)
-
-
-def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]] | None) -> list[TermWeights]:
-    """Weights and denominators of every term over the global batch.
-
-    `opinions` are the scalars of each term's target opinions, from the gradient-free first pass; None where no part
-    of the recipe weighs anything (then presence alone decides).
-    """
-    plans: list[TermWeights] = []
-    for index, term in enumerate(recipe.objective):
-        outline = _outline(term, recipe, view)
-        weight_T, open_T = list[Tensor](), list[Tensor]()
-        for k, (present_T, share_T) in enumerate(outline):
-            scale_T, gate_T = share_T * present_T, present_T
-            for part in (*recipe.weights, *term.weights):
-                assert opinions is not None, "weights need the first pass"
-                factor_T = part(view, opinions[index][k]).detach()
-                scale_T = scale_T * factor_T
-                gate_T = gate_T * factor_T if part.gate else gate_T
-            weight_T.append(torch.where(present_T > 0, scale_T, torch.zeros_like(scale_T)))
-            open_T.append(gate_T)
-        counted_T = torch.stack(open_T).amax(0) if open_T else torch.zeros_like(view.student.present_T)
-        plans.append(_divide(recipe, view, weight_T, counted_T))
-    return plans
-
-
-def _divide(recipe: Recipe, view: TokenView, weight_T: list[Tensor], counted_T: Tensor) -> TermWeights:
-    if recipe.reduction == "token":
-        return TermWeights(weight_T=tuple(weight_T), denominator=float(counted_T.sum()))
-    length_B = torch.zeros_like(view.reward_B).index_add(0, view.rollout_T, counted_T.to(view.reward_B.dtype))
-    share_T = (1.0 / length_B.clamp(min=1e-9))[view.rollout_T] * (counted_T > 0)
-    return TermWeights(weight_T=tuple(each_T * share_T for each_T in weight_T), denominator=float((length_B > 0).sum()))
-
-
-def _outline(term: Term, recipe: Recipe, view: TokenView) -> Sequence[tuple[Tensor, Tensor]]:
-    if not term.targeted:
-        return ((view.student.present_T, view.student.weight_T),)
-    return target_of(term, recipe).outline(view)
-
-
-def target_of(term: Term, recipe: Recipe) -> Target:
-    """The term's own target, else the recipe's (`Recipe` refuses a targeted term with neither)."""
-    target = term.target or recipe.target
-    assert target is not None
-    return target
 
 
 def opinions_of(term: Term, recipe: Recipe, block: BlockView) -> Sequence[Opinion]:

@@ -10,6 +10,7 @@ Shape letters: B rows, S positions, T scored positions of a request, N those of 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,35 +18,44 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from preceptor.frames import scored_candidates
 from preceptor.wire.score import Extra, Numbers, ScoreRequest
 from preceptor.wire.teachers import Support
 from preceptor_trainer.model import Head, Model, head_of
+from preceptor_trainer.packing import Input, Packed, Piece, batches, lay_out, pack, packable
+from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
 
 BLOCK_LOGITS = 1 << 22
 """Logits that exist at one time: 16 MiB of float32, so a handful of work arrays stays below 100 MiB."""
 
 
 def score(
-    model: Model, request: ScoreRequest, *, batch_tokens: int = 8192, between: Callable[[], object] | None = None
+    model: Model,
+    request: ScoreRequest,
+    *,
+    batch_tokens: int = 8192,
+    between: Callable[[], object] | None = None,
+    prefixes: PrefixCache | None = None,
+    version: int = 0,
 ) -> Numbers:
-    """Score a request.
+    """Score a request. A context is read once for all its completions, and not at all where `prefixes` holds it.
 
     batch_tokens: most tokens, padding included, in one forward pass; a longer single row still gets its own.
     between: called before every forward pass; what it raises ends the work (a caller that went away, a deadline).
+    version: of the weights, which is part of a prefix's name.
     Ids must be below the vocabulary's size and rows within the model's positions; `preceptor.limits` checks both.
     """
     head = head_of(model.module)
     wanted = _Wanted.of(request, model.device)
     numbers = _Numbers(request, head)
     with torch.inference_mode():
-        for batch in _batches(_rows(request), batch_tokens):
+        for batch, hits in _batches(_rows(request, model, batch_tokens), batch_tokens, prefixes, version):
             if between is not None:
                 between()
-            hidden_ND = _predicting(model, batch)
-            at_N = np.concatenate([row.at for row in batch])
+            hidden_ND, at_N = _predicting(model, batch, hits, prefixes, version)
+            numbers.prefix_hits += len(hits)
             for block in _blocks(len(at_N), head.weight_VD.shape[0]):
                 numbers.put(at_N[block], hidden_ND[block], wanted)
     return numbers.done()
@@ -61,41 +71,32 @@ def final_hidden(
     return out.last_hidden_state
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Row:
-    """One completion behind its context, cut after the position that predicts its last wanted token."""
-
-    ids: NDArray[np.int32]
-    predicts: NDArray[np.int64]
-    """Positions in the row whose hidden states are wanted: the token before each wanted one."""
-    at: NDArray[np.int64]
-    """Where their numbers go in the answer."""
-
-
-def _rows(request: ScoreRequest) -> list[_Row]:
+def _rows(request: ScoreRequest, model: Model, most_tokens: int) -> list[Packed]:
+    """Every wanted completion, packed behind its context where the model allows it."""
     mask, offsets, scored = request.position_mask, request.completion_offsets, request.scored_offsets
-    rows: list[_Row] = []
+    pieces: defaultdict[int, list[Piece]] = defaultdict(list)
     for index, completion in enumerate(request.completions):
         kept = np.arange(len(completion))
         if mask is not None:
             kept = np.flatnonzero(mask[offsets[index] : offsets[index + 1]])
         if kept.size:
-            context = request.contexts[request.context_of[index]]
-            ids = np.concatenate([context, completion[: kept[-1]]])
-            rows.append(_Row(ids, len(context) + kept - 1, np.arange(scored[index], scored[index + 1])))
-    return rows
+            at = np.arange(scored[index], scored[index + 1])
+            pieces[int(request.context_of[index])].append(Piece(completion[: kept[-1]], kept, at))
+    most = most_tokens if packable(model.module) else 0
+    return [row for context, mine in pieces.items() for row in pack(request.contexts[context], mine, most)]
 
 
-def _batches(rows: list[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    """Rows of like length together, longest first: what does not fit into memory fails at once."""
-    batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _batches(
+    rows: Sequence[Packed], batch_tokens: int, prefixes: PrefixCache | None, version: int
+) -> Iterator[tuple[list[Packed], list[Prefix]]]:
+    """Rows for one forward pass each, with their cached prefixes: all of a batch's rows have one, or none has."""
+    if prefixes is None:
+        yield from ((batch, []) for batch in batches(rows, batch_tokens))
+        return
+    found = {id(row): prefixes.get(version, row.context) for row in rows}
+    for batch in batches([row for row in rows if found[id(row)] is not None], batch_tokens):
+        yield batch, [prefix for row in batch if (prefix := found[id(row)]) is not None]
+    yield from ((batch, []) for batch in batches([row for row in rows if found[id(row)] is None], batch_tokens))
 
 
 def _blocks(count: int, vocabulary: int) -> Iterator[slice]:
@@ -103,22 +104,31 @@ def _blocks(count: int, vocabulary: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
-def _predicting(model: Model, batch: Sequence[_Row]) -> Tensor:
-    """[N, D] the hidden states that predict every wanted token of a batch, row after row."""
-    longest = max(len(row.ids) for row in batch)
-    ids_BS = np.zeros((len(batch), longest), dtype=np.int64)
-    mask_BS = np.zeros((len(batch), longest), dtype=np.int64)
-    for index, row in enumerate(batch):
-        ids_BS[index, : len(row.ids)] = row.ids
-        mask_BS[index, : len(row.ids)] = 1
-    row_N = np.repeat(np.arange(len(batch)), [len(row.predicts) for row in batch])
-    position_N = np.concatenate([row.predicts for row in batch])
-    device = model.device
-    positions_BS = torch.arange(longest, device=device).expand(len(batch), longest)
-    hidden_BSD = final_hidden(
-        model.module, torch.from_numpy(ids_BS).to(device), torch.from_numpy(mask_BS).to(device), positions_BS
-    )
-    return hidden_BSD[torch.from_numpy(row_N).to(device), torch.from_numpy(position_N).to(device)]
+def _predicting(
+    model: Model, batch: Sequence[Packed], hits: Sequence[Prefix], prefixes: PrefixCache | None, version: int
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """[N, D] the hidden states that predict every wanted token of a batch, and where their numbers go."""
+    module = model.module
+    laid = lay_out(batch, cached=bool(hits), device=model.device)
+    keep = prefixes is not None and not hits and packable(module)
+    cache = stack(hits, module) if hits else DynamicCache(config=module.config) if keep else None
+    hidden_BSD = module.base_model(
+        input_ids=laid.ids_BS,
+        attention_mask=_mask_for(module, laid),
+        position_ids=laid.position_BS,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    if keep and prefixes is not None and cache is not None:
+        prefixes.put(version, batch, cache)
+    return hidden_BSD[laid.row_N, laid.state_N], laid.at_N
+
+
+def _mask_for(module: PreTrainedModel, laid: Input) -> Tensor:
+    """A mask of our own where the model takes one; else which positions are real, since every row is one completion."""
+    if packable(module):
+        return laid.mask_B1SK
+    return laid.real_BS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +154,7 @@ class _Numbers:
 
     def __init__(self, request: ScoreRequest, head: Head) -> None:
         self._request, self._head = request, head
+        self.prefix_hits = 0
         self._offsets = request.scored_offsets
         count = int(self._offsets[-1])
         width = request.k if request.candidate_ids is None else request.candidate_ids.shape[1]
@@ -207,6 +218,7 @@ class _Numbers:
             entropy_T=self._entropy_T,
             logsumexp_T=self._logsumexp_T,
             rank_T=self._rank_T,
+            prefix_hits=self.prefix_hits,
         )
 
 

@@ -188,6 +188,8 @@ class Numbers:
     logsumexp_T: NDArray[np.float32] | None = None
     """Of the logits, after the temperature."""
     rank_T: NDArray[np.int32] | None = None
+    prefix_hits: int = 0
+    """Rows whose context came from a prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 import uvicorn
 
 from preceptor_services.teacher.app import create_teacher_app
+from preceptor_services.teacher.backends import Backend
+from preceptor_services.teacher.engines import BackendKind, open_engine
 from preceptor_services.teacher.settings import TeacherSettings
 
 log = logging.getLogger(__name__)
@@ -24,16 +26,37 @@ def serve(
     device: str = "cpu",
     dtype: str = "float32",
     threads: int | None = None,
+    backend: BackendKind = BackendKind.HF,
+    engine_url: str | None = None,
+    engine_python: str | None = None,
 ) -> None:
     """Serve a model folder until SIGINT or SIGTERM; requests that were taken are finished.
 
-    threads: torch's compute threads; None leaves torch's choice. Raises UnreadableModel or Invalid before listening.
+    threads: torch's compute threads; None leaves torch's choice. engine_url, engine_python: where the engine of another
+    backend runs, or the interpreter that starts it. Raises UnreadableModel or Invalid before listening.
     """
+    if backend is not BackendKind.HF:
+        folder = Path(model)
+        with open_engine(
+            backend, folder, settings, device=device, dtype=dtype, url=engine_url, python=engine_python
+        ) as engine:
+            _listen(engine, settings, host, port)
+        return
     # Only here: importing this file must not import torch.
     from preceptor_services.teacher.backends.hf import HfBackend, set_threads
 
     if threads is not None:
         set_threads(threads)
-    backend = HfBackend(Path(model), device=device, dtype=dtype, forward_tokens=settings.teacher_forward_tokens)
+    hf = HfBackend(
+        Path(model),
+        device=device,
+        dtype=dtype,
+        forward_tokens=settings.teacher_forward_tokens,
+        prefix_bytes=settings.teacher_prefix_bytes,
+    )
+    _listen(hf, settings, host, port)
+
+
+def _listen(backend: Backend, settings: TeacherSettings, host: str, port: int) -> None:
     log.info("teacher %s serves %s on http://%s:%d", settings.teacher_name, backend.about.model, host, port)
     uvicorn.run(create_teacher_app(backend, settings), host=host, port=port, log_level="warning", server_header=False)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
 
-from preceptor.wire.score import ScoreRequest, context_hash
+from preceptor.wire.score import Numbers, ScoreRequest, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Values
 from preceptor_services.teacher.backends import Backend
 from preceptor_services.teacher.scheduler import Done, Job, Scheduler
@@ -78,7 +78,7 @@ class Service:
             limits=Limits(
                 max_tokens=about.max_tokens,
                 max_batch_tokens=max(settings.teacher_max_batch_tokens, about.max_tokens),
-                max_k=min(settings.teacher_max_k, about.tokenizer.vocab_size),
+                max_k=min(settings.teacher_max_k, about.tokenizer.vocab_size if about.max_k is None else about.max_k),
                 max_body_bytes=settings.teacher_max_body_bytes,
             ),
             supports=about.supports,
@@ -87,7 +87,7 @@ class Service:
             values=Values.RAW,
         )
 
-    def stamp(self, request: ScoreRequest, done: Done[Result]) -> Stamp:
+    def stamp(self, request: ScoreRequest, done: Done[Numbers]) -> Stamp:
         """Who said it, and how."""
         about = self.backend.about
         return Stamp(
@@ -103,6 +103,7 @@ class Service:
             context_hashes=tuple(context_hash(ids) for ids in request.contexts),
             queued_seconds=done.queued_seconds,
             computed_seconds=done.computed_seconds,
+            prefix_hits=done.result.prefix_hits,
         )
 
     async def run(self, request: Request, job: Job, work: Callable[[], Result]) -> Done[Result]:

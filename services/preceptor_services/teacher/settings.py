@@ -25,6 +25,10 @@ class TeacherSettings(ServiceSettings):
     """Most tokens in one score request, contexts counted with every completion."""
     teacher_forward_tokens: int = Field(8_192, ge=1)
     """Most tokens, padding included, in one forward pass."""
+    teacher_prefix_bytes: int = Field(256 * MIB, ge=0)
+    """Memory for the keys and values of contexts that were read before; 0: every context is read again."""
+    teacher_engine_key: SecretStr | None = None
+    """The key of an engine's server that runs elsewhere (`--engine-url`); also PRECEPTOR_TEACHER_ENGINE_KEY_FILE."""
     teacher_max_k: int = Field(1_024, ge=1)
     """Most ids per position."""
     teacher_max_body_bytes: int = Field(256 * MIB, ge=1024)

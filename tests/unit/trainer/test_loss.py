@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from preceptor_trainer.batch import Batch, TeacherHead
-from preceptor_trainer.loss import Head, NonFiniteLoss, TeacherDisagrees, blank_scalars, first_pass, fold, weigh
+from preceptor_trainer.loss import Head, NonFiniteLoss, TeacherDisagrees, blank_scalars, first_pass, fold
 from preceptor_trainer.parts.contexts import Plain
 from preceptor_trainer.parts.objectives import JSD, NLL, ForwardKL, ReverseKL, SampledReverseKL
 from preceptor_trainer.parts.rollouts import Dataset, Student
 from preceptor_trainer.parts.targets import Each, Single
 from preceptor_trainer.recipe import Recipe, Term, Weight
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
+from preceptor_trainer.weighing import weigh
 from tests.unit.trainer.toy import toy_batch, toy_rows, toy_slot, toy_student, with_head
 
 LENGTHS = (3, 0, 5, 1)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from preceptor_trainer.loss import first_pass, fold, weigh
+from preceptor_trainer.loss import first_pass, fold
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.recipes import load
 from preceptor_trainer.views import ContextView, Message, PlanView, Rollout, Task, Verdict
+from preceptor_trainer.weighing import weigh
 from tests.unit.trainer.sketches import ccopd, dopd, edge_opd, mad_opd, rlsd, sdpo, sgsd
 from tests.unit.trainer.toy import toy_batch, toy_rows, toy_slot, toy_student
 

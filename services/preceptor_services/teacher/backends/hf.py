@@ -30,11 +30,18 @@ class HfBackend:
     weights_version = 0
 
     def __init__(
-        self, folder: Path, *, device: str = "cpu", dtype: str = "float32", forward_tokens: int = 8192
+        self,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        forward_tokens: int = 8192,
+        prefix_bytes: int = 1 << 28,
     ) -> None:
         """Raises UnreadableModel, or Invalid (`dtype`)."""
         self._model = load_model(folder, device=device, dtype=dtype)
         self._forward_tokens = forward_tokens
+        self._prefixes = scoring.PrefixCache(prefix_bytes) if prefix_bytes else None
         self.text = HfText(self._model)
         weight_VD, bias_V = head_of(self._model.module)
         self._head = head_buffers(_on_the_wire(weight_VD), None if bias_V is None else _on_the_wire(bias_V))
@@ -58,7 +65,14 @@ class HfBackend:
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """See `preceptor_trainer.scoring`."""
-        return scoring.score(self._model, request, batch_tokens=self._forward_tokens, between=between)
+        return scoring.score(
+            self._model,
+            request,
+            batch_tokens=self._forward_tokens,
+            between=between,
+            prefixes=self._prefixes,
+            version=self.weights_version,
+        )
 
 
 def tokenizer_file_of(folder: Path) -> NamedFile:

@@ -1,0 +1,168 @@
+"""Completions packed behind one copy of their context: one forward pass reads the context once for all of them.
+
+A row is a context and some completions of it, one after another. A completion's tokens see the context and themselves,
+never a sibling; positions go on from the context's end for each of them, so that every completion's numbers are those
+it has alone. All of a context but its last token is its *prefix*: what a prefix cache can hold. The last token, the
+stem, is computed with the completions, since it predicts their first tokens.
+
+Holds for models whose layers all attend to everything before (`packable`); others are scored one completion a row.
+Shape letters: B rows, Q prefix positions, S new positions, N wanted positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+MASK_ELEMENTS = 1 << 26
+"""Entries of one attention mask: 64 MiB of booleans. A row that would need more is split, its context repeated."""
+
+_PAD, _CONTEXT = -1, 0
+"""Segments: padding, the context; completions count from 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """One completion: the tokens that are read, and which of them predict something wanted."""
+
+    ids: NDArray[np.int32]
+    """Its tokens up to the one that predicts the last wanted one."""
+    predicts: NDArray[np.int64]
+    """Counted from the stem, which is 0: the wanted token k is predicted by position k."""
+    at: NDArray[np.int64]
+    """Where their numbers go."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A context and completions of it."""
+
+    context: NDArray[np.int32]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the stem."""
+        return len(self.context) - 1
+
+    @property
+    def new(self) -> int:
+        """The stem and all completions."""
+        return 1 + sum(len(piece.ids) for piece in self.pieces)
+
+    def __len__(self) -> int:
+        return self.prefix + self.new
+
+
+def packable(module: PreTrainedModel) -> bool:
+    """Whether every layer attends to all that came before, under an implementation that takes a mask of our own."""
+    config = module.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    recurrent = any(getattr(config, name, None) for name in ("state_size", "mamba_d_state", "attn_layer_indices"))
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        set(kinds) == {"full_attention"}
+        and not recurrent
+        and sliding is None
+        and config._attn_implementation in ("eager", "sdpa")
+    )
+
+
+def pack(context: NDArray[np.int32], pieces: Sequence[Piece], most_tokens: int) -> Iterator[Packed]:
+    """Rows of one context that keep to `most_tokens` and the mask's bound; a piece too long for either stands alone."""
+    held: list[Piece] = []
+    for piece in pieces:
+        row = Packed(context, (*held, piece))
+        if held and (len(row) > most_tokens or row.new * len(row) > MASK_ELEMENTS):
+            yield Packed(context, tuple(held))
+            held = []
+        held.append(piece)
+    if held:
+        yield Packed(context, tuple(held))
+
+
+def batches(rows: Sequence[Packed], most_tokens: int) -> Iterator[list[Packed]]:
+    """Rows of like length together, longest first: what does not fit into memory fails at once."""
+    batch: list[Packed] = []
+    for row in sorted(rows, key=len, reverse=True):
+        count, longest = len(batch) + 1, len(batch[0]) if batch else 0
+        if batch and (count * longest > most_tokens or count * longest * longest > MASK_ELEMENTS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """What a forward pass over some rows takes, and where its wanted states are."""
+
+    ids_BS: Tensor
+    position_BS: Tensor
+    mask_B1SK: Tensor
+    """True where a new position (S) may look at a key (K: the cached prefix, then the new positions)."""
+    real_BS: Tensor
+    """1 where a new position is no padding."""
+    row_N: Tensor
+    state_N: Tensor
+    """Among the S new positions."""
+    at_N: NDArray[np.int64]
+
+
+def lay_out(rows: Sequence[Packed], *, cached: bool, device: torch.device) -> Input:
+    """Tensors of these rows. `cached`: their prefixes' keys and values are at hand, padded on the right to the longest.
+
+    Otherwise the prefixes are among the new positions.
+    """
+    held = max(row.prefix for row in rows) if cached else 0
+    longest = max(row.new if cached else len(row) for row in rows)
+    ids_BS = np.zeros((len(rows), longest), dtype=np.int64)
+    position_BS = np.zeros((len(rows), longest), dtype=np.int64)
+    segment_BK = np.full((len(rows), held + longest), _PAD, dtype=np.int64)
+    row_N, state_N = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for index, row in enumerate(rows):
+        skip = row.prefix if cached else 0
+        stem = row.prefix - skip
+        segment_BK[index, :skip] = _CONTEXT
+        segment_BK[index, held : held + stem + 1] = _CONTEXT
+        ids_BS[index, : stem + 1] = row.context[skip:]
+        position_BS[index, : stem + 1] = np.arange(skip, len(row.context))
+        begin = stem + 1
+        for number, piece in enumerate(row.pieces, 1):
+            end = begin + len(piece.ids)
+            ids_BS[index, begin:end] = piece.ids
+            position_BS[index, begin:end] = len(row.context) + np.arange(len(piece.ids))
+            segment_BK[index, held + begin : held + end] = number
+            # Position 0 of a piece is the stem it shares with its siblings; the rest follow in its own tokens.
+            state_N.append(np.where(piece.predicts == 0, stem, begin + piece.predicts - 1))
+            row_N.append(np.full(len(piece.predicts), index))
+            begin = end
+    at = [piece.at for row in rows for piece in row.pieces]
+    return Input(
+        ids_BS=torch.from_numpy(ids_BS).to(device),
+        position_BS=torch.from_numpy(position_BS).to(device),
+        mask_B1SK=_mask(torch.from_numpy(segment_BK).to(device), held),
+        real_BS=torch.from_numpy((segment_BK[:, held:] != _PAD).astype(np.int64)).to(device),
+        row_N=torch.from_numpy(np.concatenate(row_N)).to(device),
+        state_N=torch.from_numpy(np.concatenate(state_N)).to(device),
+        at_N=np.concatenate(at),
+    )
+
+
+def _mask(segment_BK: Tensor, held: int) -> Tensor:
+    key_K = torch.arange(segment_BK.shape[1], device=segment_BK.device)
+    query_S = key_K[held:]
+    seen_BSK = segment_BK[:, None, :] == segment_BK[:, held:, None]
+    seen_BSK |= (segment_BK == _CONTEXT)[:, None, :]
+    seen_BSK &= (key_K[None, :] <= query_S[:, None])[None]
+    # A query that may look at nothing would be NaN: padding looks at itself, and nobody looks at padding.
+    seen_BSK &= (segment_BK != _PAD)[:, None, :]
+    seen_BSK |= (key_K[None, :] == query_S[:, None])[None]
+    return seen_BSK[:, None]
