@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.errors import Corrupt
+from preceptor.errors import Corrupt, Invalid
 from preceptor.frames import scored_candidates
 from preceptor.wire.score import Numbers, ScoreRequest
-from preceptor.wire.teachers import Support
+from preceptor.wire.teachers import Card, Support
 
 SURPLUS = 1e-2
 """How far above one the probabilities of a support may add up, by rounding."""
@@ -165,3 +166,48 @@ def _tail(logprobs_TK: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _brief(value: Any) -> str:
     return "null" if value is None else repr(value)[:60]
+
+
+def refuse(request: ScoreRequest, card: Card, engine: str) -> None:
+    """What no stock server can say, by name. Raises Invalid."""
+    if request.support not in card.supports:
+        offered = ", ".join(card.supports) or "none: it is a text teacher"
+        raise Invalid(
+            f"support: '{request.support}' is not offered by this {engine} server; it offers {offered}.",
+            field="support",
+        )
+    if request.temperature != 1.0:
+        raise Invalid(
+            f"temperature: {engine} gives prompt log-probabilities at temperature 1 only.",
+            field="temperature",
+            remedy="Ask for temperature 1, or use a Preceptor teacher.",
+        )
+    if request.extras:
+        raise Invalid(
+            f"extras: {engine} gives no {', '.join(sorted(request.extras))}.",
+            field="extras",
+            remedy="Use a Preceptor teacher.",
+        )
+
+
+def bases_of(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Models that are not adapters of another."""
+    return [entry for entry in entries if entry.get("parent") is None]
+
+
+def words_of(answer: httpx.Response) -> str | None:
+    """The sentence in an error's body, in whichever envelope; None: it has none."""
+    try:
+        body: Any = answer.json()
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    fields = cast("dict[str, Any]", body)
+    inner: Any = fields.get("error", fields)
+    if isinstance(inner, str):
+        return inner
+    if not isinstance(inner, dict):
+        return None
+    message: Any = cast("dict[str, Any]", inner).get("message")
+    return message if isinstance(message, str) else None

@@ -86,6 +86,11 @@ class SglangClient(StockClient):
         logprob, token = _pair(cast("list[Any]", entries)[0], "the generated token")
         return token, logprob
 
+    def reload_weights(self, folder: str) -> None:
+        """Load another version of the same model from a folder that the server can read. Raises Invalid where it
+        cannot. The server forgets what its cache holds of the old one."""
+        self._post("/update_weights_from_disk", {"model_path": folder})
+
     def _sequence(self, sequence: Asked, timeout: float | None, count: Count | None) -> Answer:
         start, k = len(sequence.context) - 1, sequence.k
         meta = self._ask(sequence.ids, k, start, timeout, count)

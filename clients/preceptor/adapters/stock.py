@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 import httpx
 
 from preceptor.adapters import Stock
-from preceptor.adapters.answers import Answer, Asked, joined, rows_of, sequences_of
+from preceptor.adapters.answers import Answer, Asked, bases_of, joined, refuse, rows_of, sequences_of, words_of
 from preceptor.connection import error_of, retry_after
 from preceptor.endpoint import Count
 from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, Unreachable, error_for
@@ -109,7 +109,7 @@ class StockClient(ABC):
     ) -> tuple[Numbers, int]:
         """Numbers for every scored position, and the weights version they are of. `between` is called after every
         sequence; what it raises ends the asking."""
-        self._refuse(request, self._found or self.card())
+        refuse(request, self._found or self.card(), self.engine)
         end = None if timeout is None else time.monotonic() + timeout
         sequences = sequences_of(request)
 
@@ -201,7 +201,7 @@ class StockClient(ABC):
     def _error(self, answer: httpx.Response) -> PreceptorError:
         """The server's own words, out of whichever envelope it uses."""
         error = error_of(answer)
-        said = _said(answer)
+        said = words_of(answer)
         if said is None:
             return error
         detail = f"The {self.engine} server at {self.url} answered {answer.status_code}: {said[:500]}"
@@ -213,7 +213,7 @@ class StockClient(ABC):
         listed = rows_of(self._get(self._models_path()), "data")
         entries = [entry for entry in listed if isinstance(entry.get("id"), str)]
         wanted = self.stock.model
-        found = [entry for entry in entries if entry["id"] == wanted] if wanted else _bases(entries)
+        found = [entry for entry in entries if entry["id"] == wanted] if wanted else bases_of(entries)
         if len(found) == 1:
             return found[0]
         names = ", ".join(entry["id"] for entry in entries[:20]) or "none"
@@ -268,27 +268,6 @@ class StockClient(ABC):
         )
         return self._found
 
-    def _refuse(self, request: ScoreRequest, card: Card) -> None:
-        """What no stock server can say, by name."""
-        if request.support not in card.supports:
-            offered = ", ".join(card.supports) or "none: it is a text teacher"
-            raise Invalid(
-                f"support: '{request.support}' is not offered by this {self.engine} server; it offers {offered}.",
-                field="support",
-            )
-        if request.temperature != 1.0:
-            raise Invalid(
-                f"temperature: {self.engine} gives prompt log-probabilities at temperature 1 only.",
-                field="temperature",
-                remedy="Ask for temperature 1, or use a Preceptor teacher.",
-            )
-        if request.extras:
-            raise Invalid(
-                f"extras: {self.engine} gives no {', '.join(sorted(request.extras))}.",
-                field="extras",
-                remedy="Use a Preceptor teacher.",
-            )
-
     def _no_head(self) -> NoReturn:
         raise NotFound(f"A stock {self.engine} server gives no head.", remedy="Ask for a support other than 'full'.")
 
@@ -302,25 +281,3 @@ class StockClient(ABC):
         if seen:
             return seen[0]
         return self._found.weights_version if self._found else 0
-
-
-def _bases(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Models that are not adapters of another."""
-    return [entry for entry in entries if entry.get("parent") is None]
-
-
-def _said(answer: httpx.Response) -> str | None:
-    try:
-        body: Any = answer.json()
-    except ValueError:
-        return None
-    if not isinstance(body, dict):
-        return None
-    fields = cast("dict[str, Any]", body)
-    inner: Any = fields.get("error", fields)
-    if isinstance(inner, str):
-        return inner
-    if not isinstance(inner, dict):
-        return None
-    message: Any = cast("dict[str, Any]", inner).get("message")
-    return message if isinstance(message, str) else None

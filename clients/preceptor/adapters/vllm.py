@@ -107,6 +107,12 @@ class VllmClient(StockClient):
             return None
         return int(content[0]["token_id"]), number_of(content[0].get("logprob"), "the generated token")
 
+    def reload_weights(self, folder: str) -> None:
+        """Load another version of the same model from a folder that the server can read. Raises NotFound where it was
+        not started with VLLM_SERVER_DEV_MODE=1, and ServerFault where it cannot load it."""
+        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+        self._post("/reset_prefix_cache", {})
+
     # --- one sequence ---------------------------------------------------------------------------------------------
 
     def _sequence(self, sequence: Asked, timeout: float | None, count: Count | None) -> Answer:

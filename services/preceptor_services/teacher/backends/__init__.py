@@ -35,6 +35,8 @@ class About:
     head: HeadCard | None
     tokenizer_file: NamedFile | None = None
     """A `preceptor.wire.tokenizers.TokenizerFile` as JSON, for students with another tokenizer."""
+    max_k: int | None = None
+    """Most ids per position that it can name; None: the whole vocabulary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

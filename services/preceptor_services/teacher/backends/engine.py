@@ -1,0 +1,152 @@
+"""What the backends in front of an engine share: the engine's server beside us or elsewhere, asked through the SDK's
+adapter, so that a stock server registered by URL and one behind our service give the same numbers.
+
+Ours outside: keys, limits, the queue, frames, stamps, weights versions. The engine's inside: the forward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from preceptor.adapters.stock import StockClient
+from preceptor.errors import Invalid, PreceptorError, ServerFault, Unreachable
+from preceptor.fingerprint import tokenizer_card, tokenizer_file
+from preceptor.samples import token_samples
+from preceptor.wire.score import Numbers, ScoreRequest
+from preceptor.wire.teachers import Card, TokenizerCard
+from preceptor.wire.tokenizers import body_hash
+from preceptor_services.teacher import guard
+from preceptor_services.teacher.backends import About, NamedFile, Text
+
+log = logging.getLogger(__name__)
+READY_SECONDS = 1800.0
+"""A large model is loaded from a slow disk in minutes."""
+
+
+class EngineProcess:
+    """An engine's server as our child: it ends with us, whole."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start it. Its output is ours."""
+        self.name = name
+        self._popen = subprocess.Popen(guard.command(*command), env={**os.environ, **environment})
+
+    def wait_until(self, answers: Callable[[], object], seconds: float = READY_SECONDS) -> None:
+        """Look until it answers. Raises ServerFault when it ends first, or takes longer."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.check()
+            try:
+                answers()
+            except PreceptorError as error:
+                if time.monotonic() > deadline:
+                    raise ServerFault(
+                        f"{self.name} did not answer within {seconds:g} s ({error}).", remedy="Its log says why."
+                    ) from error
+                time.sleep(0.25)
+            else:
+                return
+
+    def check(self) -> None:
+        """Raises ServerFault where it has ended."""
+        code = self._popen.poll()
+        if code is not None:
+            raise ServerFault(
+                f"{self.name} has ended with exit code {code}.",
+                remedy="Its last words are in this teacher's log; start the teacher again.",
+            )
+
+    def close(self) -> None:
+        """Stop it, and everything that it started."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+        self._popen.wait(guard.GRACE_SECONDS + 20)
+
+
+class EngineBackend:
+    """An engine's server as a backend. Not a text teacher: whoever wants text asks the engine's own endpoints."""
+
+    text: Text | None = None
+
+    def __init__(self, client: StockClient, folder: Path, process: EngineProcess | None = None) -> None:
+        """`folder`: of the model that the engine serves. Raises Invalid where what answers is not it."""
+        self._client, self._folder, self._process = client, folder, process
+        self._card = client.card()
+        content = tokenizer_file(folder).model_dump_json().encode()
+        self.weights_version = 0
+        self.about = About(
+            model=folder.resolve().name,
+            engine=self._card.engine,
+            device=self._card.device,
+            dtype=self._card.dtype,
+            tokenizer=self._card.tokenizer,
+            max_tokens=self._card.limits.max_tokens,
+            supports=self._card.supports,
+            head=None,
+            tokenizer_file=NamedFile(hash=body_hash(content), content=content),
+            max_k=self._card.limits.max_k,
+        )
+
+    @property
+    def engine_card(self) -> Card:
+        """What was found out about the engine's server."""
+        return self._card
+
+    def head(self) -> None:
+        """None: an engine's server gives no output projection."""
+
+    def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
+        """Through the adapter. Raises ServerFault where the engine has ended or does not answer."""
+        try:
+            return self._client.numbers(request, between=between)[0]
+        except Unreachable as error:
+            if self._process is not None:
+                self._process.check()
+            raise ServerFault(
+                f"The {self._client.engine} engine behind this teacher does not answer ({error.problem.detail}).",
+                remedy="See its log; start it again.",
+            ) from error
+
+    def reload(self, folder: Path) -> int:
+        """Load another version of the weights from a folder that the engine can read; returns its number.
+
+        Called by the thread that scores, so no request is in flight. Raises Invalid where the folder holds another
+        model, and what the engine says where it cannot load it; then the version that it had goes on.
+        """
+        card = tokenizer_card(folder)
+        mine = self._card.tokenizer
+        if (card.fingerprint, card.vocab_size) != (mine.fingerprint, mine.vocab_size):
+            raise Invalid(f"weights: {folder.name} has another tokenizer than this teacher.", field="weights")
+        self._load(folder.resolve())
+        self.weights_version += 1
+        log.info("%s now serves version %d from %s", self._client.engine, self.weights_version, folder)
+        return self.weights_version
+
+    def _load(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connections; stop the engine where it is ours."""
+        self._client.close()
+        if self._process is not None:
+            self._process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def stated_tokenizer(folder: Path) -> TokenizerCard:
+    """The tokenizer of a model folder, with tokens to ask the engine about."""
+    return tokenizer_card(folder).model_copy(update={"samples": token_samples(folder)})

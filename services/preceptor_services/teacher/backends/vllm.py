@@ -1,0 +1,61 @@
+"""Our service in front of vLLM: its server as our child or at a URL, asked token-in and without detokenisation.
+
+Weights are reloaded in place, through the engine's own `reload_weights`: the server must run with
+VLLM_SERVER_DEV_MODE=1, as the one that we start does. LoRA folders are refused: merge them first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from preceptor.adapters import Stock
+from preceptor.adapters.vllm import VllmClient
+from preceptor.errors import Invalid, NotFound, ServerFault
+from preceptor_services.teacher.backends.engine import EngineBackend, EngineProcess, stated_tokenizer
+
+NAME = "teacher"
+"""What the engine calls the model."""
+
+
+class VllmBackend(EngineBackend):
+    """A model folder, served by vLLM."""
+
+    _client: VllmClient
+
+    def _load(self, folder: Path) -> None:
+        try:
+            self._client.reload_weights(str(folder))
+        except NotFound as error:
+            raise Invalid(
+                "weights: this vLLM server takes none.",
+                field="weights",
+                remedy="Start it with VLLM_SERVER_DEV_MODE=1, on an address that only this service reaches.",
+            ) from error
+        except ServerFault as error:
+            raise ServerFault(f"vLLM could not load {folder.name}: {error.problem.detail}") from error
+
+
+def connect(
+    folder: Path, url: str, key: str | None = None, process: EngineProcess | None = None, model: str | None = None
+) -> VllmBackend:
+    """A backend over a vLLM server that answers already. `model`: what it calls ours, where it has several."""
+    stock = Stock(name=NAME, model=model, tokenizer=stated_tokenizer(folder))
+    return VllmBackend(VllmClient(url, key, stock), folder, process)
+
+
+def launch(
+    folder: Path, python: str, port: int, *, key: str, device: str, dtype: str, max_k: int, options: Sequence[str] = ()
+) -> EngineProcess:
+    """Start a vLLM server with the flags that scoring needs. `options` go to it as they are."""
+    command = [
+        python, "-m", "vllm.entrypoints.openai.api_server",  # `vllm serve` does not start in the CPU build
+        "--model", str(folder), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", dtype, "--max-logprobs", str(max_k), "--enable-scale-out",
+    ]  # fmt: skip
+    environment = {"VLLM_API_KEY": key, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    if device == "cpu":
+        # Compiling takes longer than it saves: without these the first scores wait for half a minute each.
+        command.append("--enforce-eager")
+        environment |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return EngineProcess("vLLM", [*command, *options], environment)

@@ -1,0 +1,87 @@
+"""A whole run that learns from a stock vLLM server, registered by URL: REST, queue, worker, vLLM, database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from preceptor.adapters import Stock
+from preceptor.client import Client
+from preceptor.errors import Invalid
+from preceptor.wire.data import TaskSource
+from preceptor.wire.runs import Run, RunCreate, RunState
+from preceptor.wire.teachers import TeacherCreate, TeacherKind, TeacherState
+from tests.engines.conftest import MODEL
+from tests.platform.stack import OVERRIDES, TRAINING, Stack, running, steps_of
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("stack")) as started:
+        yield started
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    with stack.client() as opened:
+        yield opened
+
+
+def create(client: Client, student: str, recipe: str, role: str, teacher: str) -> RunCreate:
+    return RunCreate(
+        name=f"{recipe}-from-{teacher}",
+        recipe=recipe,
+        overrides=OVERRIDES,
+        student=student,
+        teachers={role: teacher},
+        data=TaskSource(kind="task", task="spell_backward"),
+        training=TRAINING,
+    )
+
+
+def test_a_run_learns_from_it(stack: Stack, client: Client, vllm_url: str, stock: Stock, other_weights: Path) -> None:
+    teacher = client.teachers.add(
+        TeacherCreate(name="stock", url=vllm_url, kind=TeacherKind.VLLM, tokenizer=stock.tokenizer)
+    )
+    assert teacher.state is TeacherState.READY, teacher.probe
+    stack.worker()
+    # A student that is not its teacher: what it writes is news to it.
+    student = client.artifacts.push(other_weights, "model", "other")
+    run = client.runs.start(create(client, student, "opd", "teacher", "stock"))
+    events = list(client.runs.events(run.id))
+    run = client.runs.get(run.id)
+    assert run.state is RunState.SUCCEEDED, run.error
+    assert steps_of(events) == list(range(1, TRAINING["steps"] + 1))
+    check_ledger(client, run)
+    (sample, *_) = client.runs.samples(run.id)
+    stamp = sample.stamps["teacher"]
+    assert stamp.engine.startswith("vllm ") and (stamp.teacher, stamp.temperature) == ("stock", 1.0)
+
+
+def check_ledger(client: Client, run: Run) -> None:
+    """Every rollout was scored over HTTP, and the bytes that passed were counted."""
+    for step in client.runs.metrics(run.id):
+        ledger = step.ledger
+        asked = ledger.teachers["teacher"]
+        assert ledger.scored_sequences == ledger.stamped_sequences == ledger.contexts == asked.sequences > 0
+        assert asked.tokens == ledger.tokens["completion"] > 0
+        assert asked.bytes_received > 70 * asked.tokens and asked.bytes_sent > 0 and asked.head_bytes == 0
+        assert asked.weights_versions == [0]
+
+
+def test_a_recipe_that_needs_more_is_refused_at_submit(client: Client, stack: Stack) -> None:
+    student = client.artifacts.push(MODEL, "model", "tiny")
+    with pytest.raises(Invalid, match=r"needs the support full, and teacher stock offers sampled, topk"):
+        client.runs.start(create(client, student, "opsd", "self", "stock"))
+
+
+def test_a_text_teacher_is_registered_and_trains_nothing(client: Client, vllm_url: str) -> None:
+    writer = client.teachers.add(TeacherCreate(name="writer", url=f"{vllm_url}/v1", kind=TeacherKind.OPENAI))
+    assert writer.state is TeacherState.READY and writer.card is not None and not writer.card.supports
+    student = client.artifacts.push(MODEL, "model", "tiny")
+    with pytest.raises(Invalid, match="is a text teacher"):
+        client.runs.start(create(client, student, "opd", "teacher", "writer"))
