@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,25 @@ def test_the_procedural_scorer_reads_metadata_from_an_export() -> None:
 def test_the_procedural_scorer_needs_to_know_its_data_set(columns: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"no metadata\.source_dataset"):
         Procedural()(task("1", **columns), "1")
+
+
+@pytest.mark.parametrize("name", ["number_sorting", "string_insertion", "bitwise_arithmetic", "simple_integration"])
+def test_scorers_that_would_run_what_they_read_are_refused(name: str, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    attack = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    metadata = {"source_dataset": name, "problem": attack, "integrand": attack, "variable": "x"}
+    with pytest.raises(ValueError, match=f"scorer of '{name}' has not been reviewed"):
+        Procedural()(task(attack, metadata=metadata), attack)
+    assert not mark.exists()
+
+
+def test_scorers_that_only_compare_text_are_used() -> None:
+    assert Procedural()(task("acb", metadata={"source_dataset": "caesar_cipher"}), "acb").correct
+
+
+def test_an_unknown_data_set_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="reasoning-gym has no data set 'poems'"):
+        Procedural()(task("1", metadata={"source_dataset": "poems"}), "1")
 
 
 def test_verifiers_by_name() -> None:
