@@ -106,8 +106,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    if run.state is not RunState.SUCCEEDED or run.result is None:
-        return 1
+    assert run.result is not None, "a run that succeeded has a result"
     return verdict(run, run.result, plan, time.monotonic() - began, console)
 
 
@@ -155,8 +154,8 @@ def stack(options: argparse.Namespace, plan: Plan, console: Console) -> Iterator
         yield Stack(url=ready["url"], teacher_url=ready["teacher_url"], key=ready["admin_key"])
     finally:
         stop(up)
-    console.print("Everything is stopped.")
-    shutil.rmtree(home)
+        console.print("Everything is stopped.")
+    shutil.rmtree(home)  # after a failure it stays, for its logs
 
 
 def stop(up: subprocess.Popen[str]) -> None:
@@ -196,9 +195,12 @@ def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespa
             board.show(event)
     run = client.runs.get(run.id)
     console.print(f"[bold]4[/] {describe_result(run)}", soft_wrap=True)
-    if run.state is RunState.SUCCEEDED:
-        draw(client, run, options.out, console)
-        prove(client, run, console)
+    if run.state is not RunState.SUCCEEDED:
+        raise PreceptorError(
+            f"The run {run.id} {run.state.value}.", remedy="The reason is above, the logs where it says."
+        )
+    draw(client, run, options.out, console)
+    prove(client, run, console)
     return run
 
 
