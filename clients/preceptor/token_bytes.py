@@ -37,6 +37,8 @@ class TokenBytes:
 
     pieces: tuple[bytes | None, ...]
     """By id. None: it stands for no bytes (special, unknown, or an id that is not in the vocabulary)."""
+    special: Mapping[str, int]
+    """Ids of the special tokens by name, the unknown token left out."""
     leading_space: bool
     """Whether it puts a space before a text's first word that the text does not have."""
 
@@ -63,11 +65,16 @@ def token_bytes(tokenizer: Mapping[str, Any]) -> TokenBytes:
             by_id[identifier] = _from_byte_level(text)
         else:
             by_id[identifier] = (text.replace(_SPACE, " ") if metaspace else text).encode("utf-8", "replace")
+    special: dict[str, int] = {}
     for token in cast("list[dict[str, Any]]", tokenizer.get("added_tokens") or []):
-        silent = token.get("special") or token["content"] == unknown
-        by_id[int(token["id"])] = None if silent else str(token["content"]).encode("utf-8", "replace")
+        identifier, text = int(token["id"]), str(token["content"])
+        silent = token.get("special") or text == unknown
+        by_id[identifier] = None if silent else text.encode("utf-8", "replace")
+        if token.get("special") and text != unknown:
+            special[text] = identifier
     size = 1 + max(by_id, default=-1)
-    return TokenBytes(pieces=tuple(by_id.get(index) for index in range(size)), leading_space=_leads(tokenizer))
+    pieces = tuple(by_id.get(index) for index in range(size))
+    return TokenBytes(pieces=pieces, special=special, leading_space=_leads(tokenizer))
 
 
 def unalignable(tokenizer: Mapping[str, Any]) -> str | None:

@@ -55,8 +55,9 @@ class Slot:
     logprob_T: Tensor
     """As the teacher answered it; 0 where absent, and never read there."""
     span_T: Tensor | None = None
-    """From a teacher with another tokenizer: the span that each token belongs to, numbered over the batch, -1 where
-    absent. Then `logprob_T` holds the whole span's on each of its tokens, until `share_spans` has been there."""
+    """From a teacher with another tokenizer: the span that each token belongs to, numbered over the batch; -1 where it
+    is masked, -2 where the rollout was not asked about. Then `logprob_T` holds the whole span's on each of its tokens,
+    until `share_spans` has been there."""
     present_T: Tensor
     weight_T: Tensor
     entropy_T: Tensor | None = None
@@ -148,22 +149,33 @@ def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: 
     )
 
 
-def share_spans(batch: Batch, logprob_T: Tensor) -> Batch:
+def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
     """The same batch with an opinion per token where a teacher gave one per span; `logprob_T` is the student's [T].
 
     Each token of a span gets the span's log-probability less what the student gave the span's other tokens. Its
     log-ratio to the student is then the whole span's: what a policy gradient multiplies the token's own gradient with,
     since the span was written as a whole. A span of one token keeps the teacher's number to the bit.
+
+    With `fill`, a masked token gets the mean log-ratio of the tokens that were heard: in expectation it teaches nothing
+    then, where a gap would count as 0, better than what a student usually hears, and draw it to what is masked.
     """
 
     def shared(slot: Slot) -> Slot:
         if slot.span_T is None:
             return slot
-        span_T = slot.span_T.clamp(min=0)
-        own_T = torch.where(slot.span_T >= 0, logprob_T, torch.zeros_like(logprob_T))
+        heard_T, span_T = slot.span_T >= 0, slot.span_T.clamp(min=0)
+        own_T = torch.where(heard_T, logprob_T, torch.zeros_like(logprob_T))
         total_S = torch.zeros(int(span_T.max()) + 1 if len(span_T) else 0, dtype=own_T.dtype)
         others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
-        return replace(slot, logprob_T=(slot.logprob_T - others_T) * slot.present_T, span_T=None)
+        said_T = torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T))
+        present_T = slot.present_T
+        if fill and bool(heard_T.any()):
+            weight_T = slot.weight_T * heard_T
+            mean = ((said_T - own_T) * weight_T).sum() / weight_T.sum()
+            masked_T = slot.span_T == -1
+            said_T = torch.where(masked_T, logprob_T + mean, said_T)
+            present_T = torch.where(masked_T, torch.ones_like(present_T), present_T)
+        return replace(slot, logprob_T=said_T, present_T=present_T, span_T=None)
 
     return replace(batch, slots={name: [shared(slot) for slot in slots] for name, slots in batch.slots.items()})
 

@@ -232,7 +232,7 @@ def describe(rows: Sequence[Row], seconds: float) -> dict[str, float]:
 
 def samples_of(batch: Batch, count: int, text: Callable[[Sequence[int]], str]) -> list[Sample]:
     """The batch's first rollouts, with what everyone thought of every token."""
-    batch = share_spans(batch, batch.behaviour.logprob_T)
+    batch = share_spans(batch, batch.behaviour.logprob_T, fill=False)
     return [_sample(batch, index, text) for index in range(min(count, len(batch.rows)))]
 
 

@@ -249,7 +249,7 @@ class Opinions:
             weight_T[tokens] = wish.prompt.weight
             if answer.spans is not None:
                 if span_T is None:
-                    span_T = torch.full((total,), -1, dtype=torch.int64)
+                    span_T = torch.full((total,), -2, dtype=torch.int64)
                 own_T = torch.as_tensor(answer.spans.student_T)
                 present_T[tokens] = (own_T >= 0).to(self._dtype)
                 # No more spans than tokens: numbers that begin at the row's offset are its own.

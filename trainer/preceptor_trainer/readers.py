@@ -5,12 +5,13 @@ the teacher's tokens, and what the teacher says is held against the student's to
 What cannot be held against anything is masked and counted:
 
 - a stretch whose boundaries only one side has;
-- what follows something that the teacher never saw: a special token inside the completion, an unknown token, bytes
-  that are no UTF-8, a place where the teacher's normaliser changed the text;
+- something that the teacher cannot be shown, and all that follows it: a special token that it does not have, the
+  student's unknown token, bytes that are no UTF-8, a place where the teacher's normaliser changed the text;
 - a stretch that the teacher could only read as its unknown token;
 - the first stretch, where one tokenizer puts a space before the first word by convention and the other does not.
 
-The end of the completion is one event for both: the student's end token against the teacher's.
+Special tokens are events, not bytes: one that both have under the same name is the same event, and so is the end of the
+completion, the student's end token against the teacher's.
 Shape letters: T the student's tokens of one completion, M the teacher's.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +94,8 @@ class OtherTokens:
             **file.special,
         )
         self._end: int | None = self._tokenizer.token_to_id(file.special.get("eos_token", ""))
+        ours, theirs = self._student.special, self._teacher.special
+        self._twins = {ours[name]: theirs[name] for name in ours.keys() & theirs.keys()}
         self._name = teacher
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -102,46 +105,85 @@ class OtherTokens:
     def read(self, completion_ids: Sequence[int]) -> Reading:
         """The same text in the teacher's tokens, and where the two meet."""
         ended = bool(completion_ids) and completion_ids[-1] in self._ends
-        body = completion_ids[:-1] if ended else completion_ids
-        pieces = self._legible(body)
-        written = b"".join(pieces)
-        text = _valid(written)
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        read, unknown_M = self._pieces(encoding, text)
-        limit = agreement(written, b"".join(read))
-        # What has no bytes, or comes after that, ends where no limit reaches.
-        student_ends = np.append(ends_of(pieces), np.full(len(completion_ids) - len(pieces), len(written) + 1))
-        teacher_ends, ids = ends_of(read), list(encoding.ids)
-        saw_all = len(pieces) == len(body) and limit == len(written) == sum(map(len, read))
-        if ended and saw_all and self._end is not None:
-            teacher_ends, limit = np.append(teacher_ends, len(written) + 1), len(written) + 1
-            ids, unknown_M = [*ids, self._end], np.append(unknown_M, False)
-        spans = align(student_ends, teacher_ends, limit=limit)
-        wrong_S = np.zeros(len(spans.ends_S), dtype=np.bool_)
-        wrong_S[spans.teacher_M[unknown_M & (spans.teacher_M >= 0)]] = True
-        if written and len(wrong_S) and self._student.leading_space != self._teacher.leading_space:
-            wrong_S[0] = True
-        return Reading(ids=tuple(ids), spans=spans.without(wrong_S))
+        both = _Both()
+        shown = self._show(completion_ids[:-1] if ended else completion_ids, both)
+        if ended and shown and self._end is not None:
+            both.event(self._end)
+        # What was not shown ends where no limit reaches.
+        hidden = [both.size + 1] * (len(completion_ids) - len(both.student_ends))
+        spans = align([*both.student_ends, *hidden], both.teacher_ends, limit=both.limit)
+        wrong_S = np.zeros(len(spans.ends_S) + 1, dtype=np.bool_)  # the last is for -1
+        wrong_S[spans.teacher_M[np.array(both.unknown, dtype=np.bool_)]] = True
+        if self._student.leading_space != self._teacher.leading_space:
+            wrong_S[np.searchsorted(spans.ends_S, both.starts, side="right")] = True
+        return Reading(ids=tuple(both.ids), spans=spans.without(wrong_S[:-1]))
 
-    def _legible(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes of the student's tokens, up to the first that has none."""
+    def _show(self, ids: Sequence[int], both: _Both) -> bool:
+        """Put the student's tokens to the teacher, up to the first that it cannot be shown. Whether that was all."""
         pieces: list[bytes] = []
         for token in ids:
             piece = self._student.of(token)
-            if piece is None:
-                break
-            pieces.append(piece)
-        return pieces
+            if piece is not None:
+                pieces.append(piece)
+                continue
+            if not self._show_text(pieces, both) or token not in self._twins:
+                return False
+            both.event(self._twins[token])
+            pieces = []
+        return self._show_text(pieces, both)
 
-    def _pieces(self, encoding: Encoding, text: str) -> tuple[list[bytes], NDArray[np.bool_]]:
+    def _show_text(self, pieces: list[bytes], both: _Both) -> bool:
+        written = b"".join(pieces)
+        text = _valid(written)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        read, unknown = self._pieces(encoding, text)
+        agreed = agreement(written, b"".join(read))
+        both.text(pieces, read, encoding.ids, unknown, agreed)
+        return agreed == len(written) == sum(map(len, read))
+
+    def _pieces(self, encoding: Encoding, text: str) -> tuple[list[bytes], list[bool]]:
         """The bytes of the teacher's tokens; and which it could read only as unknown: the text's own bytes then."""
         pieces = [self._teacher.of(token) for token in encoding.ids]
-        unknown_M = np.array([piece is None for piece in pieces], dtype=np.bool_)
         read = [
             text[begin:end].encode() if piece is None else piece
             for piece, (begin, end) in zip(pieces, encoding.offsets, strict=True)
         ]
-        return read, unknown_M
+        return read, [piece is None for piece in pieces]
+
+
+@dataclass(slots=True)
+class _Both:
+    """One completion as both sides have it, built from stretches of text and events. An event is one byte long."""
+
+    student_ends: list[int] = field(default_factory=list[int])
+    teacher_ends: list[int] = field(default_factory=list[int])
+    ids: list[int] = field(default_factory=list[int])
+    unknown: list[bool] = field(default_factory=list[bool])
+    starts: list[int] = field(default_factory=list[int])
+    """Where stretches of text begin."""
+    size: int = 0
+    limit: int = 0
+    """Up to here both have the same."""
+
+    def text(self, pieces: list[bytes], read: list[bytes], ids: list[int], unknown: list[bool], agreed: int) -> None:
+        """A stretch of text: the student's tokens of it, the teacher's, and how far they agree."""
+        if pieces:
+            self.starts.append(self.size)
+        self.student_ends += (self.size + ends_of(pieces)).tolist()
+        self.teacher_ends += (self.size + ends_of(read)).tolist()
+        self.ids += ids
+        self.unknown += unknown
+        self.limit = self.size + agreed
+        self.size += sum(map(len, pieces))
+
+    def event(self, teacher_id: int) -> None:
+        """One token on either side that stands for no text."""
+        self.size += 1
+        self.limit = self.size
+        self.student_ends.append(self.size)
+        self.teacher_ends.append(self.size)
+        self.ids.append(teacher_id)
+        self.unknown.append(False)
 
 
 def _valid(written: bytes) -> str:

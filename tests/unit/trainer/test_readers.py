@@ -43,6 +43,12 @@ def byte_level(*words: str) -> Tokenizer:
     return tokenizer
 
 
+def byte_without_end() -> Tokenizer:
+    tokenizer = Tokenizer(tokenizer_models.BPE(vocab={"a": 0}, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
 def characters(letters: str) -> Tokenizer:
     """One token a character; others are unknown."""
     vocab = {"<unk>": 0} | {letter: 1 + index for index, letter in enumerate(letters)}
@@ -162,10 +168,22 @@ def test_a_special_token_inside_masks_what_follows(tmp_path: Path) -> None:
     assert spans(reader(student, teacher, tmp_path).read([turn])) == [-1]
 
 
+def test_special_tokens_of_the_same_name_are_the_same_event(tmp_path: Path) -> None:
+    student, teacher = byte_level("ab"), characters("ab")
+    student.add_special_tokens(["<turn>"])
+    teacher.add_special_tokens(["<other>", "<turn>"])
+    a, ab, turn, end = (student.token_to_id(text) for text in ("a", "ab", "<turn>", END))
+    reading = reader(student, teacher, tmp_path).read([ab, turn, turn, a, end])
+    assert reading.ids == tuple(teacher.token_to_id(text) for text in ("a", "b", "<turn>", "<turn>", "a", END))
+    assert spans(reading) == [0, 1, 2, 3, 4]
+    assert reading.spans is not None and reading.spans.teacher_M.tolist() == [0, 0, 1, 2, 3, 4]
+
+
 def test_an_end_token_inside_is_not_the_end(tmp_path: Path) -> None:
     student, teacher = byte_level(), characters("ab")
     a, end = student.token_to_id("a"), student.token_to_id(END)
-    assert spans(reader(student, teacher, tmp_path).read([a, end, a, end])) == [0, -1, -1, -1]
+    assert spans(reader(student, teacher, tmp_path).read([a, end, a, end])) == [0, 1, 2, 3], "but a token of that name"
+    assert spans(reader(student, byte_without_end(), tmp_path).read([a, end, a])) == [0, -1, -1]
 
 
 def test_what_the_teacher_reads_as_unknown_is_masked_alone(tmp_path: Path) -> None:
