@@ -24,6 +24,13 @@ class Bell:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._next = asyncio.Event()
+        self.closed = False
+        """Nobody is to wait any more: the process stops."""
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self.closed = True
+        self.ring()
 
     def ring(self) -> None:
         """Wake everybody who waits. From any thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -23,6 +24,8 @@ from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 from preceptor_services.queue import QueueUnavailable
+
+log = logging.getLogger(__name__)
 
 State = wire.RunState
 
@@ -191,14 +194,14 @@ def enqueue(plane: Plane, unit: Unit, run: models.Run) -> None:
 def _send(plane: Plane, run_id: str) -> None:
     try:
         plane.queue.enqueue_run(run_id)
-    except QueueUnavailable:
+    except QueueUnavailable as error:
         # The run is queued all the same. The sweeper sends what has no date.
+        log.warning("%s Run %s waits, and is sent again later.", error, run_id)
         table = models.Run
         with plane.database.unit(writes=True) as unit:
             unit.session.execute(
                 update(table).where(table.id == run_id, table.state == State.QUEUED.value).values(enqueued_at=None)
             )
-        raise
 
 
 def _hash(wish: wire.RunCreate) -> str:

@@ -45,6 +45,8 @@ async def stream(plane: Plane, run_id: str, after: int, follow: bool) -> AsyncIt
         if ended or not follow:
             yield "event: end\ndata: {}\n\n"
             return
+        if plane.bell.closed:
+            return  # without an `end`: whoever watches comes back when the control plane does
         try:
             await asyncio.wait_for(bell.wait(), LOOK_SECONDS)
         except TimeoutError:
