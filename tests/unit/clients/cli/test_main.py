@@ -94,6 +94,24 @@ def test_a_wrong_file_is_the_callers_fault(
     assert "--key-file" in err
 
 
+def test_a_value_that_the_wire_does_not_take_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PRECEPTOR_KEY", "unused")
+    code, _, err = run_main(monkeypatch, capsys, "teachers", "add", "No Spaces", "http://127.0.0.1:9")
+    assert code == 2
+    assert "name" in err and "Traceback" not in err and "pydantic.dev" not in err
+
+
+def test_a_file_that_is_in_the_way_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run_main(monkeypatch, capsys, "up", "--home", str(tmp_path / "file"))
+    assert code == 1
+    assert str(tmp_path / "file") in err and "Traceback" not in err
+
+
 def test_without_the_services_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
