@@ -73,7 +73,7 @@ def sentencepiece() -> Tokenizer:
 def student_of(tokenizer: Tokenizer, folder: Path) -> Model:
     """As much of a model as a reader looks at: the folder's tokenizer and the ids that end a text."""
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
-    end = tokenizer.token_to_id(END)
+    end = id_of(tokenizer, END)
     module = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[end]))
     return cast("Model", SimpleNamespace(folder=folder, module=module, tokenizer=None))
 
@@ -87,9 +87,15 @@ def reader(student: Tokenizer, teacher: Tokenizer, folder: Path, **more: Any) ->
     return OtherTokens(student_of(student, folder), file_of(teacher, **more), "math")
 
 
+def id_of(tokenizer: Tokenizer, text: str) -> int:
+    found = tokenizer.token_to_id(text)
+    assert found is not None
+    return found
+
+
 def ids(tokenizer: Tokenizer, text: str, end: bool = True) -> list[int]:
     found = tokenizer.encode(text, add_special_tokens=False).ids
-    return [*found, tokenizer.token_to_id(END)] if end else found
+    return [*found, id_of(tokenizer, END)] if end else found
 
 
 def spans(reading: Reading) -> list[int]:
@@ -152,8 +158,8 @@ def test_a_character_cut_off_at_the_horizon_is_masked(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_mask_what_follows_and_the_end(tmp_path: Path) -> None:
     student, teacher = byte_level(), characters("ab")
-    lone = student.token_to_id("ÿ")
-    a, b, end = (student.token_to_id(text) for text in ("a", "b", END))
+    lone = id_of(student, "ÿ")
+    a, b, end = (id_of(student, text) for text in ("a", "b", END))
     reading = reader(student, teacher, tmp_path).read([a, lone, b, end])
     assert spans(reading) == [0, -1, -1, -1]
     assert reading.spans is not None and reading.spans.masked == 3
@@ -162,7 +168,7 @@ def test_bytes_that_are_no_text_mask_what_follows_and_the_end(tmp_path: Path) ->
 def test_a_special_token_inside_masks_what_follows(tmp_path: Path) -> None:
     student, teacher = byte_level(), characters("ab")
     student.add_special_tokens(["<turn>"])
-    a, turn, b, end = (student.token_to_id(text) for text in ("a", "<turn>", "b", END))
+    a, turn, b, end = (id_of(student, text) for text in ("a", "<turn>", "b", END))
     reading = reader(student, teacher, tmp_path).read([a, turn, b, end])
     assert spans(reading) == [0, -1, -1, -1]
     assert spans(reader(student, teacher, tmp_path).read([turn])) == [-1]
@@ -172,16 +178,16 @@ def test_special_tokens_of_the_same_name_are_the_same_event(tmp_path: Path) -> N
     student, teacher = byte_level("ab"), characters("ab")
     student.add_special_tokens(["<turn>"])
     teacher.add_special_tokens(["<other>", "<turn>"])
-    a, ab, turn, end = (student.token_to_id(text) for text in ("a", "ab", "<turn>", END))
+    a, ab, turn, end = (id_of(student, text) for text in ("a", "ab", "<turn>", END))
     reading = reader(student, teacher, tmp_path).read([ab, turn, turn, a, end])
-    assert reading.ids == tuple(teacher.token_to_id(text) for text in ("a", "b", "<turn>", "<turn>", "a", END))
+    assert reading.ids == tuple(id_of(teacher, text) for text in ("a", "b", "<turn>", "<turn>", "a", END))
     assert spans(reading) == [0, 1, 2, 3, 4]
     assert reading.spans is not None and reading.spans.teacher_M.tolist() == [0, 0, 1, 2, 3, 4]
 
 
 def test_an_end_token_inside_is_not_the_end(tmp_path: Path) -> None:
     student, teacher = byte_level(), characters("ab")
-    a, end = student.token_to_id("a"), student.token_to_id(END)
+    a, end = id_of(student, "a"), id_of(student, END)
     assert spans(reader(student, teacher, tmp_path).read([a, end, a, end])) == [0, 1, 2, 3], "but a token of that name"
     assert spans(reader(student, byte_without_end(), tmp_path).read([a, end, a])) == [0, -1, -1]
 
@@ -190,7 +196,7 @@ def test_what_the_teacher_reads_as_unknown_is_masked_alone(tmp_path: Path) -> No
     student, teacher = byte_level(), characters("ab")
     reading = reader(student, teacher, tmp_path).read(ids(student, "aüb"))
     assert spans(reading) == [0, -1, -1, 2, 3], "a, the two bytes of ü, b, the end"
-    assert reading.ids[1] == teacher.token_to_id("<unk>")
+    assert reading.ids[1] == id_of(teacher, "<unk>")
 
 
 def test_the_students_unknown_token_masks_what_follows(tmp_path: Path) -> None:
@@ -213,9 +219,9 @@ def test_an_empty_completion_that_ends_is_one_event(tmp_path: Path) -> None:
 
 def test_special_tokens_that_are_spelled_out_are_text(tmp_path: Path) -> None:
     student, teacher = characters("ab<end>"), byte_level("ab")
-    letters = [student.token_to_id(letter) for letter in f"a{END}"]
+    letters = [id_of(student, letter) for letter in f"a{END}"]
     reading = reader(student, teacher, tmp_path).read(letters)
-    assert teacher.token_to_id(END) not in reading.ids
+    assert id_of(teacher, END) not in reading.ids
     assert spans(reading) == list(range(6))
 
 
@@ -229,7 +235,7 @@ def test_what_a_normaliser_changes_ends_the_alignment_there(tmp_path: Path) -> N
 def test_a_space_by_convention_on_one_side_masks_the_first_word(tmp_path: Path) -> None:
     student, teacher = byte_level("he"), sentencepiece()
     reading = reader(student, teacher, tmp_path).read(ids(student, "he he"))
-    assert reading.ids == (260, 261, teacher.token_to_id(END)), "no space is put before what goes on from a prompt"
+    assert reading.ids == (260, 261, id_of(teacher, END)), "no space is put before what goes on from a prompt"
     assert spans(reading) == [-1, 1, 1, 2]
     both = reader(sentencepiece(), sentencepiece(), tmp_path).read([261, 261])
     assert spans(both) == [0, 1], "where both have the convention, the space is a byte like any other"
