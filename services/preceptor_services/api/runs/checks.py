@@ -155,6 +155,12 @@ def _suits(
 ) -> None:
     """Whether a teacher can say what the recipe wants to know of this student. `longest`: tokens, a lower bound."""
     field = f"teachers.{role}"
+    if not card.supports:
+        raise Invalid(
+            f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
+            field=field,
+            remedy="Choose a teacher that offers a support.",
+        )
     foreign = card.tokenizer.fingerprint != student.fingerprint
     if foreign:
         _can_be_aligned(field, name, card, recipe, student, alignment)
