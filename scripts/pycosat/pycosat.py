@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 def _absent(*_: Any, **__: Any) -> NoReturn:
     raise RuntimeError(
-        "This task needs pycosat, and Preceptor was installed without it, since it has to be compiled and there was no C "
-        "compiler. Install one with Python's headers (Debian: gcc python3-dev), then: pip install --force-reinstall pycosat"
+        "This task needs pycosat, and Preceptor was installed without it: it has to be compiled, and there was no C "
+        "compiler. Install one with Python's headers (Debian: gcc python3-dev), then run: "
+        "pip install --force-reinstall pycosat"
     )
 
 
