@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -40,8 +41,22 @@ def stock() -> Stock:
 
 
 @pytest.fixture(scope="session")
-def vllm_url(stock: Stock) -> Iterator[str]:
-    """A stock vLLM server of the shipped model, in float32."""
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model with a head of its own, equal to the embedding: the same numbers, and vLLM's CPU build can
+    reload it (of a tied one it keeps an old packed copy)."""
+    folder = tmp_path_factory.mktemp("untied") / "tiny"
+    shutil.copytree(MODEL, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_url(stock: Stock, untied: Path) -> Iterator[str]:
+    """A stock vLLM server of that model, in float32."""
     if RUNNING:
         yield RUNNING
         return
@@ -49,7 +64,7 @@ def vllm_url(stock: Stock) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     # A key that nobody is told: the paths of stock servers are open here, as they are behind a firewall.
     process = vllm.launch(
-        MODEL, VLLM_PYTHON, port, key="", device="cpu", dtype="float32", max_k=-1, options=["--max-model-len", "1024"]
+        untied, VLLM_PYTHON, port, key="", device="cpu", dtype="float32", max_k=-1, options=["--max-model-len", "1024"]
     )
     try:
         with VllmClient(url, None, stock, timeout=10.0) as looker:
@@ -66,10 +81,10 @@ def teacher(vllm_url: str, stock: Stock) -> Iterator[VllmClient]:
 
 
 @pytest.fixture(scope="session")
-def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model with other weights."""
+def other_weights(tmp_path_factory: pytest.TempPathFactory, untied: Path) -> Path:
+    """The same with other weights, all of them."""
     folder = tmp_path_factory.mktemp("other") / "tiny-other"
-    shutil.copytree(MODEL, folder)
+    shutil.copytree(untied, folder)
     rng = np.random.default_rng(5)
     weights = load_file(folder / "model.safetensors")
     moved = {

@@ -88,7 +88,7 @@ def test_as_a_text_teacher_it_writes_and_scores_nothing(vllm_url: str) -> None:
     assert probe.ok and probe.checks[0].outcome is Outcome.PASSED, probe.checks
 
 
-def test_weights_are_reloaded_in_place(teacher: VllmClient, other_weights: Path) -> None:
+def test_weights_are_reloaded_in_place(teacher: VllmClient, untied: Path, other_weights: Path) -> None:
     request = ragged(Support.TOPK, 4)
     before, after = reference(MODEL, request), reference(other_weights, request)
     assert abs(before.logprob_T - after.logprob_T).max() > 0.1
@@ -96,5 +96,5 @@ def test_weights_are_reloaded_in_place(teacher: VllmClient, other_weights: Path)
         teacher.reload_weights(str(other_weights))
         agree(teacher.score(request), after)
     finally:
-        teacher.reload_weights(str(MODEL))
+        teacher.reload_weights(str(untied))
     agree(teacher.score(request), before)

@@ -89,19 +89,23 @@ def test_what_the_engine_does_not_have_is_refused(served: Served) -> None:
             teacher.score(replace(ragged(Support.SAMPLED), temperature=2.0))
 
 
-def test_weights_are_reloaded_behind_the_service(vllm_url: str, other_weights: Path, tmp_path: Path) -> None:
+def test_weights_are_reloaded_behind_the_service(
+    vllm_url: str, untied: Path, other_weights: Path, tmp_path: Path
+) -> None:
     settings = TeacherSettings.model_validate({"teacher_key": KEY})
     request = ragged(Support.TOPK, 4)
-    with open_engine(BackendKind.VLLM, MODEL, settings, device="cpu", dtype="float32", url=vllm_url) as backend:
+    with open_engine(BackendKind.VLLM, untied, settings, device="cpu", dtype="float32", url=vllm_url) as backend:
         assert isinstance(backend, vllm.VllmBackend)
         try:
             assert backend.reload(other_weights) == backend.weights_version == 1
             agree(backend.score(request, lambda: None), reference(other_weights, request))
             with pytest.raises(Invalid, match=r"config\.json|tokenizer"):
                 backend.reload(tmp_path)
+            with pytest.raises(Invalid, match="tied"):
+                backend.reload(MODEL)
             assert backend.weights_version == 1
         finally:
-            backend.reload(MODEL)
+            backend.reload(untied)
         agree(backend.score(request, lambda: None), reference(MODEL, request))
 
 

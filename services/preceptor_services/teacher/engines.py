@@ -41,7 +41,8 @@ def open_engine(
     module = vllm if kind is BackendKind.VLLM else sglang
     if url is not None:
         secret = settings.teacher_engine_key
-        return module.connect(folder, url, None if secret is None else secret.get_secret_value())
+        key = None if secret is None else secret.get_secret_value()
+        return module.connect(folder, url, key, device=device, dtype=dtype)
     port, key = _free_port(), secrets.token_urlsafe(32)
     interpreter = python or sys.executable
     if kind is BackendKind.VLLM:
@@ -54,7 +55,7 @@ def open_engine(
     try:
         with open_teacher(TeacherKind(kind.value), where, key, Stock(name=folder.name), timeout=10.0) as looker:
             process.wait_until(looker.healthz)
-        return module.connect(folder, where, key, process)
+        return module.connect(folder, where, key, process, device=device, dtype=dtype)
     except PreceptorError:
         process.close()
         raise

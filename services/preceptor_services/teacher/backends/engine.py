@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from preceptor.adapters.stock import StockClient
+from preceptor.adapters.stock import UNSTATED, StockClient
 from preceptor.errors import Invalid, PreceptorError, ServerFault, Unreachable
 from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
@@ -75,17 +75,20 @@ class EngineBackend:
 
     text: Text | None = None
 
-    def __init__(self, client: StockClient, folder: Path, process: EngineProcess | None = None) -> None:
-        """`folder`: of the model that the engine serves. Raises Invalid where what answers is not it."""
-        self._client, self._folder, self._process = client, folder, process
+    def __init__(
+        self, client: StockClient, folder: Path, process: EngineProcess | None = None, *, device: str, dtype: str
+    ) -> None:
+        """`folder`: of the model that the engine serves. `device`, `dtype`: what its operator says, for an engine
+        that does not. Raises Invalid where what answers is not it."""
+        self._client, self._folder, self._process, self._device = client, folder, process, device
         self._card = client.card()
         content = tokenizer_file(folder).model_dump_json().encode()
         self.weights_version = 0
         self.about = About(
             model=folder.resolve().name,
             engine=self._card.engine,
-            device=self._card.device,
-            dtype=self._card.dtype,
+            device=device if self._card.device == UNSTATED else self._card.device,
+            dtype=dtype if self._card.dtype == UNSTATED else self._card.dtype,
             tokenizer=self._card.tokenizer,
             max_tokens=self._card.limits.max_tokens,
             supports=self._card.supports,

@@ -26,11 +26,11 @@ class SglangBackend(EngineBackend):
 
 
 def connect(
-    folder: Path, url: str, key: str | None = None, process: EngineProcess | None = None, model: str | None = None
+    folder: Path, url: str, key: str | None = None, process: EngineProcess | None = None, *, device: str, dtype: str
 ) -> SglangBackend:
-    """A backend over an SGLang server that answers already. `model`: what it calls ours, where it has several."""
-    stock = Stock(name=NAME, model=model, tokenizer=stated_tokenizer(folder))
-    return SglangBackend(SglangClient(url, key, stock), folder, process)
+    """A backend over an SGLang server that answers already. Device and dtype are stated where it does not say."""
+    stock = Stock(name=NAME, tokenizer=stated_tokenizer(folder))
+    return SglangBackend(SglangClient(url, key, stock), folder, process, device=device, dtype=dtype)
 
 
 def launch(

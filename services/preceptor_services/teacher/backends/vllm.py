@@ -6,6 +6,7 @@ VLLM_SERVER_DEV_MODE=1, as the one that we start does. LoRA folders are refused:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class VllmBackend(EngineBackend):
     _client: VllmClient
 
     def _load(self, folder: Path) -> None:
+        self._refuse_tied(folder)
         try:
             self._client.reload_weights(str(folder))
         except NotFound as error:
@@ -35,13 +37,23 @@ class VllmBackend(EngineBackend):
         except ServerFault as error:
             raise ServerFault(f"vLLM could not load {folder.name}: {error.problem.detail}") from error
 
+    def _refuse_tied(self, folder: Path) -> None:
+        """vLLM 0.32.0 packs a tied head when a CPU loads it, and goes on with that copy after a reload (measured)."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if self._device == "cpu" and config.get("tie_word_embeddings"):
+            raise Invalid(
+                "weights: vLLM on a CPU keeps the old head of a model whose head is tied to its embedding.",
+                field="weights",
+                remedy="Give the model a head of its own (tie_word_embeddings false), or use the hf backend.",
+            )
+
 
 def connect(
-    folder: Path, url: str, key: str | None = None, process: EngineProcess | None = None, model: str | None = None
+    folder: Path, url: str, key: str | None = None, process: EngineProcess | None = None, *, device: str, dtype: str
 ) -> VllmBackend:
-    """A backend over a vLLM server that answers already. `model`: what it calls ours, where it has several."""
-    stock = Stock(name=NAME, model=model, tokenizer=stated_tokenizer(folder))
-    return VllmBackend(VllmClient(url, key, stock), folder, process)
+    """A backend over a vLLM server that answers already. It does not say its device and dtype: they are stated."""
+    stock = Stock(name=NAME, tokenizer=stated_tokenizer(folder))
+    return VllmBackend(VllmClient(url, key, stock), folder, process, device=device, dtype=dtype)
 
 
 def launch(
