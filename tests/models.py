@@ -6,6 +6,7 @@ mean nothing; the shapes, files, masks and positions are real.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
@@ -67,4 +68,21 @@ def tiny_tokenizer(vocab: int = 64, chat_template: str = CHAT_TEMPLATE):
         unk_token="<unk>",
         chat_template=chat_template,
         model_max_length=512,
+    )
+
+
+def pairs_tokenizer():
+    """As `tiny_tokenizer`, with other ids, and tokens for many pairs of characters: at most 512 ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders
+    from tokenizers import models as tokenizer_models
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [(a, b) for a, b in product(ALPHABET[1:38], repeat=2) if (ord(a) * 7 + ord(b)) % 4 == 0]
+    pieces = [*SPECIAL, *reversed(ALPHABET), *(a + b for a, b in merges)]
+    ids = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=ids, merges=merges, unk_token="<unk>"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     )

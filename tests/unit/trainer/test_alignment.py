@@ -25,7 +25,7 @@ from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.views import Message, Task
 from preceptor_trainer.weighing import weigh
 from preceptor_trainer.writer import Writer
-from tests.models import ALPHABET, CHAT_TEMPLATE, SPECIAL, tiny_model_folder
+from tests.models import pairs_tokenizer, tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
 from tests.unit.trainer.toy import toy_rows
 
@@ -146,23 +146,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tiny_model_folder(tmp_path_factory.mktemp("teacher"), vocab=512, hidden=16, seed=7)
     pairs_tokenizer().save_pretrained(folder)
     return load_model(folder)
-
-
-def pairs_tokenizer():
-    """As `tests.models.tiny_tokenizer`, with tokens for many pairs of characters."""
-    from tokenizers import AddedToken, Tokenizer, decoders
-    from tokenizers import models as tokenizer_models
-    from transformers import PreTrainedTokenizerFast
-
-    merges = [(a, b) for a, b in product(ALPHABET[1:38], repeat=2) if (ord(a) * 7 + ord(b)) % 4 == 0]
-    pieces = [*SPECIAL, *reversed(ALPHABET), *(a + b for a, b in merges)]
-    ids = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=ids, merges=merges, unk_token="<unk>"))
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
 
 
 def rows_of(model: Model, tasks: int = 6) -> list[Row]:
