@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from typing import ClassVar
 
 from pydantic import Field
 
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.verifiers.answer import final_answer
+from preceptor_trainer.verifiers.apart import in_main_thread
 from preceptor_trainer.views import Task, Verdict
+
+START_SECONDS = 60
+"""What a child process may take to start and to import sympy on a busy machine."""
 
 
 class Math(Verifier, kind="math"):
@@ -17,22 +20,31 @@ class Math(Verifier, kind="math"):
 
     columns: ClassVar[tuple[str, ...]] = ("answer",)
     seconds: int = Field(default=5, ge=1, le=600)
-    """How long one expression may take to read or to compare; past that it is wrong. Binds in a main thread only."""
+    """How long one expression may take to read or to compare; past that it is wrong."""
 
     def __call__(self, task: Task, text: str) -> Verdict:
         """Reward 1 or 0. Raises ValueError for a task whose answer is missing or is no mathematics."""
-        try:
-            from math_verify import parse, verify
-        except ImportError as error:
-            raise RuntimeError("verifier 'math' needs the package math-verify: pip install math-verify") from error
-
         if task.answer is None:
             raise ValueError(f"verifier 'math': task {task.id} has no answer to compare with")
-        # Its time-outs are signals, which only a main thread may set. 0 is none.
-        seconds = self.seconds if threading.current_thread() is threading.main_thread() else 0
-        gold = parse(task.answer, parsing_timeout=seconds) or parse(f"${task.answer}$", parsing_timeout=seconds)
-        if not gold:
+        given = final_answer(text) if "####" in text else text
+        try:
+            # Reading twice at most, comparing once, and the start of a process where there is none yet.
+            correct = in_main_thread(4 * self.seconds + START_SECONDS, equal, task.answer, given, self.seconds)
+        except TimeoutError:
+            return Verdict(reward=0.0, correct=False, feedback="The answer takes too long to compare.")
+        if correct is None:
             raise ValueError(f"verifier 'math': answer {task.answer!r} of task {task.id} cannot be read as mathematics")
-        given = parse(final_answer(text) if "####" in text else text, parsing_timeout=seconds)
-        correct = verify(gold, given, timeout_seconds=seconds)
         return Verdict(reward=float(correct), correct=correct, feedback=None if correct else "The answer is wrong.")
+
+
+def equal(answer: str, given: str, seconds: int) -> bool | None:
+    """Whether two texts state the same value; None where `answer` states none. Needs a main thread: see `apart`."""
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise RuntimeError("verifier 'math' needs the package math-verify: pip install math-verify") from error
+
+    gold = parse(answer, parsing_timeout=seconds) or parse(f"${answer}$", parsing_timeout=seconds)
+    if not gold:
+        return None
+    return bool(verify(gold, parse(given, parsing_timeout=seconds), timeout_seconds=seconds))
