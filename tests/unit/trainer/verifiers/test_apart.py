@@ -58,8 +58,6 @@ def test_work_that_does_not_end_is_cut_off_and_the_next_is_done() -> None:
 def test_mathematics_is_verified_in_a_thread() -> None:
     assert threaded(lambda: Math()(TASK, "so it is \\boxed{0.5}")).correct
     assert not threaded(lambda: Math()(TASK, "so it is \\boxed{0.6}")).correct
-    with pytest.raises(ValueError, match="cannot be read as mathematics"):
-        threaded(lambda: Math()(Task(id="t", messages=TASK.messages, answer="?!"), "1"))
 
 
 def test_an_expression_that_never_ends_is_wrong() -> None:
