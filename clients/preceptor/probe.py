@@ -186,6 +186,8 @@ class _Look:
         size = self.card.tokenizer.vocab_size
         if self.card.limits.max_k < size or size > MAX_WHOLE:
             return Outcome.UNVERIFIED, f"It names {self.card.limits.max_k} of {size} ids at most, and no tail."
+        # First whether there are so many: an engine that is asked for more ids than it has may end.
+        self._ask([np.array([size - 1], dtype=np.int32)])
         scores = self._ask([self._completions[0][:2]], Support.TOPK, size)
         assert scores.logprobs_TK is not None, "judged to be there"
         worst = float(np.abs(np.exp(scores.logprobs_TK.astype(np.float64)).sum(axis=1) - 1).max())

@@ -44,7 +44,7 @@ def test_nothing_is_published_but_on_loopback(name: str) -> None:
 def test_official_images_are_pinned_and_not_root(name: str) -> None:
     block = services()[name]
     if "build" not in block:
-        assert re.fullmatch(r"[a-z]+:\d+-bookworm", block["image"])
+        assert re.fullmatch(r"[a-z]+:\d+-bookworm|[a-z]+/[a-z-]+:v[\d.]+", block["image"])
         assert block["user"] != "root"
 
 

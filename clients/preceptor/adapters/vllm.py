@@ -35,6 +35,8 @@ CLAMP = -9999.0
 _ALLOWED = re.compile(r"greater than max allowed: (\d+)")
 _LOOK = [0, 1]
 """A prompt of two ids that every vocabulary has."""
+_NOBODYS = 2**31 - 1
+"""A width that no server allows."""
 _USUAL = (20, 5, 1)
 """Widths to try where the server's refusal does not name its own: 20 is vLLM's default."""
 
@@ -60,7 +62,7 @@ class VllmClient(StockClient):
         self._name = str(entry["id"])
         vocabulary = self._tokenizer().vocab_size
         self._path, weights = self._way_in()
-        max_k = min(self._widest(vocabulary), vocabulary)
+        max_k = min(self._widest(), vocabulary)
         supports = [Support.SAMPLED]
         if max_k and self._scores_ids():
             supports.append(Support.IDS)
@@ -183,16 +185,17 @@ class VllmClient(StockClient):
             )
         return COMPLETIONS, 0
 
-    def _widest(self, vocabulary: int) -> int:
-        """The server's --max-logprobs: its refusal of more than a vocabulary names it."""
+    def _widest(self) -> int:
+        """The server's --max-logprobs: its refusal of what nobody allows names it.
+
+        Never asked with a number that it might take: more than its vocabulary, within its bound, ends the engine.
+        """
         try:
-            self._post(self._way(), self._body(_LOOK, {"prompt_logprobs": vocabulary + 1, "temperature": 0.0}))
+            self._post(self._way(), self._body(_LOOK, {"prompt_logprobs": _NOBODYS, "temperature": 0.0}))
         except Invalid as error:
             if found := _ALLOWED.search(error.problem.detail):
                 return int(found[1])
-        else:
-            return vocabulary
-        for width in _USUAL:
+        for width in (each for each in _USUAL if each <= self._tokenizer().vocab_size):
             with suppress(Invalid):
                 self._post(self._way(), self._body(_LOOK, {"prompt_logprobs": width, "temperature": 0.0}))
                 return width

@@ -13,6 +13,7 @@ from pathlib import Path
 from preceptor.adapters import Stock
 from preceptor.adapters.vllm import VllmClient
 from preceptor.errors import Invalid, NotFound, ServerFault
+from preceptor.fingerprint import tokenizer_card
 from preceptor_services.teacher.backends.engine import EngineBackend, EngineProcess, stated_tokenizer
 
 NAME = "teacher"
@@ -60,6 +61,7 @@ def launch(
     folder: Path, python: str, port: int, *, key: str, device: str, dtype: str, max_k: int, options: Sequence[str] = ()
 ) -> EngineProcess:
     """Start a vLLM server with the flags that scoring needs. `options` go to it as they are."""
+    max_k = min(max_k, tokenizer_card(folder).vocab_size)  # asked for more than there are, the engine ends
     command = [
         python, "-m", "vllm.entrypoints.openai.api_server",  # `vllm serve` does not start in the CPU build
         "--model", str(folder), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port),
