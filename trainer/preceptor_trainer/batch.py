@@ -170,8 +170,8 @@ def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
         said_T = torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T))
         present_T = slot.present_T
         if fill and bool(heard_T.any()):
-            weight_T = slot.weight_T * heard_T
-            mean = ((said_T - own_T) * weight_T).sum() / weight_T.sum()
+            weight_T = slot.weight_T.abs() * heard_T
+            mean = ((said_T - own_T) * weight_T).sum() / weight_T.sum().clamp(min=1e-9)
             masked_T = slot.span_T == -1
             said_T = torch.where(masked_T, logprob_T + mean, said_T)
             present_T = torch.where(masked_T, torch.ones_like(present_T), present_T)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from preceptor.cli.models import artifact_name
-from preceptor.cli.runfile import FileSource, assignments, load_run_file, merged, parse_run
+from preceptor.cli.runfile import FileSource, assignments, load_run_file, merged, parse_run, to_create
+from preceptor.client import Client
 from preceptor.errors import Invalid
 from preceptor.wire.data import TaskSource
 
@@ -96,3 +97,14 @@ def test_merging_keeps_what_is_not_changed() -> None:
 @pytest.mark.parametrize(("given", "made"), [("my model (2)", "my-model-2"), ("..", "unnamed"), ("ok_1.0", "ok_1.0")])
 def test_names_of_artifacts(given: str, made: str) -> None:
     assert artifact_name(given) == made
+
+
+def test_the_wish_says_how_tokenizers_meet(tmp_path: Path) -> None:
+    artifact = "sha256:" + "0" * 64
+    text = f'alignment = "bytes"\n{RUN}'.replace('"model"', f'"{artifact}"')
+    wish = to_create(load_run_file(write(tmp_path, text), {}), Client("http://127.0.0.1:1", "k"), base=tmp_path)
+    assert wish.alignment == "bytes"
+    plain = {"recipe": "opd", "student": "m", "data": {"kind": "task", "task": "t"}}
+    assert parse_run(plain, where="x").alignment == "ids"
+    with pytest.raises(Invalid, match="alignment"):
+        load_run_file(write(tmp_path, text), {"alignment": "words"})
