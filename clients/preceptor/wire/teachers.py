@@ -155,7 +155,9 @@ class TeacherCreate(Wire):
     url: str = Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048, examples=["http://127.0.0.1:8100"])
     """Where it answers."""
     kind: TeacherKind = TeacherKind.PRECEPTOR
-    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"])
+    key_env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"]
+    )
     """Environment variable that holds the endpoint's key, read by whoever calls. The key itself is never stored."""
     model: str | None = Field(default=None, min_length=1, max_length=300)
     """What a stock server calls the model; None: the only one that it serves."""
