@@ -281,8 +281,8 @@ def _check_same_tokenizer(endpoint: TeacherEndpoint, card: Card) -> None:
     known, found = endpoint.card.tokenizer, card.tokenizer
     if (known.fingerprint, known.vocab_size) != (found.fingerprint, found.vocab_size):
         raise TeacherRefused(
-            f"Teacher '{endpoint.name}' now has the tokenizer {found.fingerprint} ({found.vocab_size} ids); the run was "
-            f"submitted against {known.fingerprint} ({known.vocab_size} ids).",
+            f"Teacher '{endpoint.name}' now has the tokenizer {found.fingerprint} ({found.vocab_size} ids); the run "
+            f"was submitted against {known.fingerprint} ({known.vocab_size} ids).",
             teacher=endpoint.name,
             remedy="Serve the model it was registered with, or probe the teacher again and start a new run.",
         )
