@@ -31,7 +31,7 @@ def test_a_card_says_what_the_files_say(folder: Path) -> None:
     card = tokenizer_card(folder)
     assert card.vocab_size == 80
     assert card.special == {"eos": 2, "pad": 0, "unk": 3}
-    assert card.fingerprint.startswith("sha256:")
+    assert card.fingerprint is not None and card.fingerprint.startswith("sha256:")
 
 
 def test_files_may_lie_anywhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
