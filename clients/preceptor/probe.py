@@ -228,6 +228,11 @@ class _Look:
     def _vocabulary(self) -> Finding:
         size = self.card.tokenizer.vocab_size
         self._ask([np.array([size - 1], dtype=np.int32)])
+        if isinstance(self.teacher, StockClient) and not self.teacher.refuses_unknown_ids:
+            return (
+                Outcome.UNVERIFIED,
+                f"It takes the id {size - 1}; {self.teacher.engine} refuses none beyond its last.",
+            )
         try:
             self._ask([np.array([size], dtype=np.int32)])
         except (Overloaded, Unreachable, NotAuthorised):

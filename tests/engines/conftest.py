@@ -27,6 +27,11 @@ RUNNING = os.environ.get("VLLM_URL", "")
 """A server that runs already, started with the flags of `vllm.launch`: for whoever works on these tests."""
 
 
+SGLANG_PYTHON = os.environ.get("SGLANG_PYTHON", "")
+SGLANG_URL = os.environ.get("SGLANG_URL", "")
+"""The same of SGLang, by its unofficial recipe for CPUs."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not VLLM_PYTHON:
         for item in items:

@@ -5,7 +5,8 @@ Never `full`: its hidden states are those of the tokens that no cache held.
 
 Observed of SGLang 0.5.23: with `logprob_start_len` s, entry 0 is position s without a number (null), and scores begin
 at s + 1; entries are [log-probability, id, text or null]; the top list holds exactly k and does not insert the prompt's
-own token; `max_new_tokens` may be 0; no bound on k was met at 1,024.
+own token; the last id of the vocabulary is written as 0, with its own log-probability; `max_new_tokens` may be 0; no
+bound on k was met at 1,024.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class SglangClient(StockClient):
     """An SGLang server's endpoints."""
 
     engine = "SGLang"
+    refuses_unknown_ids = False  # it scores another id in its place (0.5.23); on a GPU it may end
 
     def healthz(self) -> bool:
         """True; raises where the server does not answer, or its scheduler is dead."""
@@ -94,14 +96,14 @@ class SglangClient(StockClient):
     def _sequence(self, sequence: Asked, timeout: float | None, count: Count | None) -> Answer:
         start, k = len(sequence.context) - 1, sequence.k
         meta = self._ask(sequence.ids, k, start, timeout, count)
-        length = len(sequence.completion)
+        length, last = len(sequence.completion), self._tokenizer().vocab_size - 1
         # The first entry is the context's last token, of which only the place is stated.
         written = list_of(meta.get("input_token_logprobs"), length + 1, f"{GENERATE}: input_token_logprobs")[1:]
         logprob_T = np.empty(length, dtype=np.float32)
         for position, (entry, token) in enumerate(zip(written, sequence.completion, strict=True)):
             where = f"token {position} of completion {sequence.index}"
             logprob_T[position], found = _pair(entry, where)
-            if found != token:
+            if found != token and (token, found) != (last, 0):
                 raise Corrupt(
                     f"{where}: the entry is of token {found} where {token} was written: the answer is shifted, or the "
                     "server tokenised anew."

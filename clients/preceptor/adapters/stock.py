@@ -40,6 +40,8 @@ class StockClient(ABC):
 
     engine: str
     """What the server is called, in sentences."""
+    refuses_unknown_ids = True
+    """Whether it says so when an id is beyond its vocabulary."""
 
     def __init__(
         self,
