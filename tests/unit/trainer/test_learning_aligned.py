@@ -38,8 +38,9 @@ def shuffled(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_right_reference_teaches_across_tokenizers(tmp_path: Path) -> None:
+    context = {"kind": "reference", "teacher": "teacher"}
     recipe = recipes.load("opd").override(
-        {"rollout": {"max_tokens": 24, "samples": 2}, "contexts": {"teacher": {"kind": "reference", "teacher": "teacher"}}}
+        {"rollout": {"max_tokens": 24, "samples": 2}, "contexts": {"teacher": context}}
     )
     settings = {"steps": 24, "batch": 32, "learning_rate": 1.5e-4, "evaluate_items": 200}
     run = toy_run(recipe, **settings, evaluate_every=24, checkpoint_every=24)
