@@ -50,11 +50,13 @@ class Faculty:
         self.cards: dict[str, Card] = {}
         self.failing: set[str] = set()
         self.keys: dict[str, str | None] = {}
+        self.how: dict[str, tuple[object, ...]] = {}
+        """What else a look was told, for a stock server."""
 
-    def __call__(self, url: str, key: str | None) -> tuple[Card, Probe]:
+    def __call__(self, url: str, key: str | None, *how: object) -> tuple[Card, Probe]:
         if url not in self.cards:
             raise Unreachable(f"No answer from {url}.")
-        self.keys[url] = key
+        self.keys[url], self.how[url] = key, how
         ok = url not in self.failing
         outcome = Outcome.PASSED if ok else Outcome.FAILED
         check = ProbeCheck(name="parity", outcome=outcome, detail="Log-probabilities agree within 1e-4.")
