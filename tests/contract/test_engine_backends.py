@@ -95,6 +95,10 @@ def test_weights_that_cannot_be_loaded_change_nothing(
     (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     with pytest.raises(Invalid, match="tied to its embedding"):
         backend.reload(tied)
+    lora = shutil.copytree(folder, tmp_path / "lora")
+    (lora / "adapter_config.json").write_text("{}")
+    with pytest.raises(Invalid, match=r"LoRA adapter.*Merge it"):
+        backend.reload(lora)
     server.takes = False
     with pytest.raises(Invalid, match="VLLM_SERVER_DEV_MODE"):
         backend.reload(folder)

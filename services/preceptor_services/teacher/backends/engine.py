@@ -123,6 +123,12 @@ class EngineBackend:
         Called by the thread that scores, so no request is in flight. Raises Invalid where the folder holds another
         model, and what the engine says where it cannot load it; then the version that it had goes on.
         """
+        if (folder / "adapter_config.json").is_file():
+            raise Invalid(
+                "weights: this is a LoRA adapter, and engines are given whole models here.",
+                field="weights",
+                remedy="Merge it into its base model first.",
+            )
         card = tokenizer_card(folder)
         mine = self._card.tokenizer
         if (card.fingerprint, card.vocab_size) != (mine.fingerprint, mine.vocab_size):
