@@ -23,7 +23,7 @@ def test_nan_from_a_teacher_fails_the_run_with_its_name_and_step(stack: Stack, c
     stack.register_teacher(client, "spoiler", url)
     stack.worker()
 
-    run = stack.start_run(client, "spoiled", teacher="spoiler", steps=60, checkpoint_every=1, evaluate_every=60)
+    run = stack.start_run(client, "spoiled", teacher="spoiler", steps=20, checkpoint_every=1, evaluate_every=20)
     events = client.runs.events(run.id)
     until(events, lambda event: event.kind == "checkpoint" and event.data["step"] == 2)
     spoil.touch()
@@ -40,6 +40,6 @@ def test_nan_from_a_teacher_fails_the_run_with_its_name_and_step(stack: Stack, c
 
     spoil.unlink()
     client.runs.resume(run.id)
-    assert steps_of(list(client.runs.events(run.id))) == list(range(1, 61))
+    assert steps_of(list(client.runs.events(run.id))) == list(range(1, 21))
     assert client.runs.get(run.id).state is RunState.SUCCEEDED
     child.stop()

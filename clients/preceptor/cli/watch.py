@@ -20,10 +20,10 @@ class Watch:
         self._console = console
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TaskProgressColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
             console=console,
         )
         self._bar = self._progress.add_task(run.name, total=run.training.steps, numbers="waiting for a worker")

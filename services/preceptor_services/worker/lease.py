@@ -14,6 +14,8 @@ from preceptor.errors import Conflict, LeaseLost, Overloaded, PreceptorError, Se
 from preceptor.wire.runs import LeaseGrant, LeaseStatus
 
 BEATS_PER_TTL = 4
+JOIN_SECONDS = 5
+"""How long the end of a run waits for a heartbeat in flight; one that comes later is refused, and harmless."""
 PASSING = (Unreachable, Overloaded, ServerFault)
 """What may be over in a moment: the control plane restarts, a proxy hiccups."""
 
@@ -44,7 +46,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing.set()
-        self._thread.join()
+        self._thread.join(timeout=JOIN_SECONDS)
 
     def check(self) -> None:
         """Raises LeaseLost when the run is no longer ours."""
