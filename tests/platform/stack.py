@@ -150,10 +150,7 @@ class Stack:
 
     def start_teacher(self) -> Child:
         options = ("--model", str(MODEL), "--name", "tiny", "--port", self.teacher_url.rpartition(":")[2])
-        # A teacher that still holds a context's keys and values adds in another order than one that reads it anew,
-        # which shows in the last bit. Here the same numbers are to be the same bits.
-        settings = {"TEACHER_KEY": self.teacher_key, "TEACHER_PREFIX_BYTES": "0"}
-        return self.spawn("teacher", *preceptor("teacher", "serve", *options), **settings)
+        return self.spawn("teacher", *preceptor("teacher", "serve", *options), TEACHER_KEY=self.teacher_key)
 
     def start_worker(self, name: str) -> Child:
         """A worker, ready to take a run. It knows what a worker on another machine would know, and nothing more."""

@@ -108,7 +108,7 @@ def test_packed_completions_have_the_numbers_they_have_alone(
 def test_a_cached_context_gives_the_same_numbers(
     parts: tuple[list[list[int]], list[list[int]], list[int]], budget: int
 ) -> None:
-    cache = PrefixCache(1 << 24)
+    cache = PrefixCache(1 << 24, shortest=1)
     first = score(shared(), request(parts), batch_tokens=budget, prefixes=cache, version=1)
     again = score(shared(), request(parts), batch_tokens=budget, prefixes=cache, version=1)
     check(shared(), parts, first)
@@ -119,7 +119,7 @@ LONG = ([[*range(4, 60)], [*range(10, 50)]], [[5, 6, 7], [8], [9, 9]], [0, 0, 1]
 
 
 def test_hits_are_counted_and_belong_to_one_weights_version(model: Model) -> None:
-    cache = PrefixCache(1 << 24)
+    cache = PrefixCache(1 << 24, shortest=1)
     assert score(model, request(LONG), prefixes=cache, version=1).prefix_hits == 0
     assert score(model, request(LONG), prefixes=cache, version=1).prefix_hits == 2
     assert score(model, request(LONG), prefixes=cache, version=2).prefix_hits == 0
@@ -128,14 +128,20 @@ def test_hits_are_counted_and_belong_to_one_weights_version(model: Model) -> Non
     assert score(model, request(LONG), prefixes=cache, version=2).prefix_hits == 2
 
 
+def test_a_short_context_is_read_again(model: Model) -> None:
+    cache = PrefixCache(1 << 24, shortest=50)
+    score(model, request(LONG), prefixes=cache)
+    assert score(model, request(LONG), prefixes=cache).prefix_hits == 1, "one prefix has 55 tokens, the other 39"
+
+
 def test_the_cache_keeps_to_its_bound(model: Model) -> None:
-    cache = PrefixCache(1 << 24)
+    cache = PrefixCache(1 << 24, shortest=1)
     score(model, request(LONG), prefixes=cache)
     both = cache.bytes
-    small = PrefixCache(both - 1)
+    small = PrefixCache(both - 1, shortest=1)
     score(model, request(LONG), prefixes=small)
     assert 0 < small.bytes < both
-    none = PrefixCache(0)
+    none = PrefixCache(0, shortest=1)
     score(model, request(LONG), prefixes=none)
     assert none.bytes == 0 and score(model, request(LONG), prefixes=none).prefix_hits == 0
 
@@ -159,7 +165,7 @@ def test_a_model_whose_layers_look_through_a_window_is_scored_one_by_one(tmp_pat
         tiny_model_folder(tmp_path / "w", use_sliding_window=True, sliding_window=8, max_window_layers=0)
     )
     assert not packable(windowed.module)
-    check(windowed, LONG, score(windowed, request(LONG), prefixes=PrefixCache(1 << 24)))
+    check(windowed, LONG, score(windowed, request(LONG), prefixes=PrefixCache(1 << 24, shortest=1)))
 
 
 def test_rows_keep_to_the_budget_and_to_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
