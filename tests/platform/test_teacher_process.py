@@ -130,15 +130,17 @@ def long_request(completions: int) -> ScoreRequest:
 
 
 def test_health_answers_while_a_long_score_runs(process: tuple[object, str]) -> None:
+    """Answers that came after the score had begun and before it was done: work in hand blocks nobody."""
     with TeacherClient(process[1], KEY) as client, ThreadPoolExecutor() as threads:
-        scoring = threads.submit(client.score, long_request(32))
-        waits: list[float] = []
+        scoring = threads.submit(client.score, long_request(96))
+        while b"preceptor_teacher_queue 1.0" not in metrics(process[1]):
+            assert not scoring.done(), "too short a score to prove anything"
+        meanwhile = 0
         while not scoring.done():
-            began = time.monotonic()
             assert httpx.get(f"{process[1]}/healthz").text == "ok"
-            waits.append(time.monotonic() - began)
-        assert scoring.result().stamp.computed_seconds > 1, "too short a score to prove anything"
-        assert len(waits) > 5 and sorted(waits)[len(waits) // 2] < 0.5
+            meanwhile += not scoring.done()
+        scoring.result()
+        assert meanwhile >= 5
 
 
 def test_a_stop_finishes_what_was_taken_and_ends_cleanly(process: tuple[subprocess.Popen[bytes], str]) -> None:
