@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from preceptor.wire.teachers import Stamp
+from preceptor_trainer.model import Head
 from preceptor_trainer.views import Scalars, Task, TokenView, Verdict
 
 
@@ -39,14 +40,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherHead:
-    """The output projection of one teacher, as tensors."""
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One opinion per token of the batch: the k-th prompt of one context."""
 
@@ -63,7 +56,7 @@ class Slot:
     entropy_T: Tensor | None = None
     hidden_TD: Tensor | None = None
     """For the support `full`; zeros where absent."""
-    head: TeacherHead | None = None
+    head: Head | None = None
     stamps: Mapping[int, Stamp] = field(default_factory=dict[int, Stamp])
     """By row."""
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from preceptor.wire.runs import Training
 from preceptor_trainer.batch import Batch, Row, microbatches, share_spans
-from preceptor_trainer.loss import Head, Sums, blank_scalars, blocks, first_pass, fold
-from preceptor_trainer.model import Model, head_of
+from preceptor_trainer.loss import Sums, blank_scalars, blocks, first_pass, fold, log_softmax
+from preceptor_trainer.model import Head, Model, head_of
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.scoring import final_hidden
@@ -46,8 +46,7 @@ class Learner:
 
     def gradient(self, batch: Batch) -> Sums | None:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
-        weight, bias = head_of(self._model.module)
-        head = Head(weight_VD=weight, bias_V=bias)
+        head = head_of(self._model.module)
         cuts = microbatches(batch.rows, self._training.microbatch_tokens)
         weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)
         student, opinions = blank_scalars(batch, self.dtype), None
@@ -86,7 +85,7 @@ class Learner:
 def _written(head: Head, hidden_TD: Tensor, token_T: Tensor, block_tokens: int = 512) -> Tensor:
     """The student's log-probability of every token that was written [T]."""
     parts = [
-        head.logprobs(hidden_TD[begin:end]).gather(-1, token_T[begin:end, None]).squeeze(-1)
+        log_softmax(hidden_TD[begin:end], head).gather(-1, token_T[begin:end, None]).squeeze(-1)
         for begin, end in blocks(0, len(token_T), block_tokens)
     ]
     return torch.cat(parts) if parts else hidden_TD.new_zeros(0)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from preceptor.errors import BadScores
 from preceptor_trainer.batch import Batch, Slot, narrow_view
+from preceptor_trainer.model import Head
 from preceptor_trainer.recipe import Recipe, Support, Term, at
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
 from preceptor_trainer.weighing import TermWeights, target_of
@@ -42,20 +43,9 @@ class TeacherDisagrees(BadScores):
     slug, title = "teacher-disagrees", "Teacher disagrees with itself"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The student's output projection. Gradients accumulate on `weight_VD.grad` where it requires them."""
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-
-    def logprobs(self, hidden_TD: Tensor) -> Tensor:
-        return log_softmax(hidden_TD, self.weight_VD, self.bias_V)
-
-
-def log_softmax(hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+def log_softmax(hidden_TD: Tensor, head: Head) -> Tensor:
     """Floored log-probabilities [T, V], in float32 at least."""
-    logits_TV = torch.nn.functional.linear(hidden_TD, weight_VD, bias_V)
+    logits_TV = torch.nn.functional.linear(hidden_TD, head.weight_VD, head.bias_V)
     precise = torch.promote_types(logits_TV.dtype, torch.float32)
     return torch.log_softmax(logits_TV, dim=-1, dtype=precise).clamp(min=FLOOR)
 
@@ -91,7 +81,7 @@ def block_view(
 ) -> BlockView:
     """Distributions of tokens start .. stop-1. `hidden_TD` is that block's student hidden states, with gradient."""
     tokens = narrow_view(view, start, stop)
-    student_TV = head.logprobs(hidden_TD)
+    student_TV = log_softmax(hidden_TD, head)
     logprob_T = student_TV.gather(-1, tokens.token_T[:, None]).squeeze(-1)
     student = Opinion(
         logprob_T=logprob_T,
@@ -117,7 +107,7 @@ def _opinion(slot: Slot, token_T: Tensor, start: int, stop: int, support: Suppor
             f"context '{slot.context}': the recipe compares whole distributions, but teacher '{slot.role}' sent no "
             "hidden states; ask it for support `full`"
         )
-    logprobs_TV = log_softmax(slot.hidden_TD[start:stop], slot.head.weight_VD, slot.head.bias_V)
+    logprobs_TV = log_softmax(slot.hidden_TD[start:stop], slot.head)
     logprob_T = logprobs_TV.gather(-1, token_T[:, None]).squeeze(-1)
     gap = float(((logprob_T - answered_T).abs() * present_T).amax()) if len(token_T) else 0.0
     if not gap <= AGREEMENT * max(1.0, float(answered_T.abs().amax()) if len(token_T) else 1.0):

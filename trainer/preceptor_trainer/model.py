@@ -44,10 +44,10 @@ class UnreadableModel(Invalid):
 
 
 class Head(NamedTuple):
-    """The output projection, as the module holds it."""
+    """An output projection: the module's own, or a teacher's."""
 
     weight_VD: Tensor
-    bias_V: Tensor | None
+    bias_V: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

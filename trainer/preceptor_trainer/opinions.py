@@ -25,8 +25,8 @@ from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Stamp, Support
 from preceptor.wire.tokenizers import TokenizerFile
-from preceptor_trainer.batch import Row, Slot, TeacherHead
-from preceptor_trainer.model import Model
+from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.model import Head, Model
 from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
 from preceptor_trainer.recipe import Context, Recipe
 from preceptor_trainer.views import ContextView, Prompt, Rollout
@@ -110,7 +110,7 @@ class Opinions:
         self._seed = seed
         self._dtype = dtype
         self._alignment = alignment
-        self._heads: dict[str, tuple[str, TeacherHead]] = {}
+        self._heads: dict[str, tuple[str, Head]] = {}
         self._readers: dict[str, Reader] = {}
 
     def ask(self, rows: Sequence[Row], step: int) -> Asked:
@@ -271,7 +271,7 @@ class Opinions:
             stamps=stamps,
         )
 
-    def _head(self, role: str, stamp: Stamp) -> TeacherHead | None:
+    def _head(self, role: str, stamp: Stamp) -> Head | None:
         """The head that this answer's hidden states belong to; fetched again only when the stamp names another."""
         if self._recipe.support is not Support.FULL:
             return None
@@ -286,7 +286,7 @@ class Opinions:
                     remedy="Its weights moved between the two calls: resume the run.",
                 )
             bias = None if head.bias_V is None else torch.as_tensor(head.bias_V, dtype=self._dtype)
-            held = (head.hash, TeacherHead(weight_VD=torch.as_tensor(head.weight_VD, dtype=self._dtype), bias_V=bias))
+            held = (head.hash, Head(weight_VD=torch.as_tensor(head.weight_VD, dtype=self._dtype), bias_V=bias))
             self._heads[role] = held
         return held[1]
 

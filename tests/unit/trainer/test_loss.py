@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from preceptor_trainer.batch import Batch, TeacherHead
-from preceptor_trainer.loss import Head, NonFiniteLoss, TeacherDisagrees, blank_scalars, first_pass, fold
+from preceptor_trainer.batch import Batch
+from preceptor_trainer.loss import NonFiniteLoss, TeacherDisagrees, blank_scalars, first_pass, fold
+from preceptor_trainer.model import Head
 from preceptor_trainer.parts.contexts import Plain
 from preceptor_trainer.parts.objectives import JSD, NLL, ForwardKL, ReverseKL, SampledReverseKL
 from preceptor_trainer.parts.rollouts import Dataset, Student
@@ -105,7 +106,7 @@ def test_any_cut_into_blocks_gives_the_same_numbers(lengths: list[int], seed: in
 def test_the_student_s_own_view_teaches_nothing(name: str) -> None:
     rows = toy_rows(LENGTHS)
     hidden_TD, head = toy_student(sum(LENGTHS))
-    same = TeacherHead(weight_VD=head.weight_VD.detach())
+    same = Head(weight_VD=head.weight_VD.detach())
     batch = toy_batch(rows, with_head(rows, "t", hidden_TD, same, torch.ones(sum(LENGTHS), dtype=torch.float64)))
     loss, grad_TD, grad_VD = run(recipe(DIVERGENCES[name][0]), batch, hidden_TD, head)
     assert abs(loss) < 1e-14
@@ -176,7 +177,7 @@ def test_jsd_is_bounded_and_symmetric_at_one_half() -> None:
     assert 0 < loss <= log(2)
     assert slot.hidden_TD is not None and slot.head is not None
     swapped = with_head(
-        rows, "t", hidden_TD, TeacherHead(weight_VD=head.weight_VD.detach()), torch.ones(40, dtype=torch.float64)
+        rows, "t", hidden_TD, Head(weight_VD=head.weight_VD.detach()), torch.ones(40, dtype=torch.float64)
     )
     other = Head(weight_VD=slot.head.weight_VD.clone().requires_grad_())
     again, _, _ = run(recipe(JSD(beta=0.5)), toy_batch(rows, swapped), slot.hidden_TD, other)

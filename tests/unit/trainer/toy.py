@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import Batch, Row, Slot, TeacherHead, build_batch
-from preceptor_trainer.loss import Head, log_softmax
+from preceptor_trainer.batch import Batch, Row, Slot, build_batch
+from preceptor_trainer.loss import log_softmax
+from preceptor_trainer.model import Head
 from preceptor_trainer.views import Message, Task, Verdict
 
 V, D = 11, 5
@@ -47,16 +48,16 @@ def toy_slot(
     present_T = torch.tensor([float(index not in absent) for index in range(len(rows))], dtype=dtype)
     present_T = present_T.repeat_interleave(lengths)
     hidden_TD = scale * torch.randn(int(lengths.sum()), D, generator=generator, dtype=torch.float64).to(dtype)
-    head = TeacherHead(weight_VD=torch.randn(V, D, generator=generator, dtype=torch.float64).to(dtype))
+    head = Head(weight_VD=torch.randn(V, D, generator=generator, dtype=torch.float64).to(dtype))
     return with_head(rows, context, hidden_TD * present_T[:, None], head, present_T, weight)
 
 
 def with_head(
-    rows: Sequence[Row], context: str, hidden_TD: Tensor, head: TeacherHead, present_T: Tensor, weight: float = 1.0
+    rows: Sequence[Row], context: str, hidden_TD: Tensor, head: Head, present_T: Tensor, weight: float = 1.0
 ) -> Slot:
     """An opinion given by hidden states and a head."""
     token_T = torch.tensor([token for row in rows for token in row.completion_ids], dtype=torch.int64)
-    logprobs_TV = log_softmax(hidden_TD, head.weight_VD, head.bias_V)
+    logprobs_TV = log_softmax(hidden_TD, head)
     return Slot(
         context=context,
         role="teacher",
