@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,7 @@ class EngineProcess:
         self._popen.wait(guard.GRACE_SECONDS + 20)
 
 
-class EngineBackend:
+class EngineBackend(ABC):
     """An engine's server as a backend. Not a text teacher: whoever wants text asks the engine's own endpoints."""
 
     text: Text | None = None
@@ -104,6 +105,7 @@ class EngineBackend:
 
     def head(self) -> None:
         """None: an engine's server gives no output projection."""
+        return None
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """Through the adapter. Raises ServerFault where the engine has ended or does not answer."""
@@ -138,8 +140,9 @@ class EngineBackend:
         log.info("%s now serves version %d from %s", self._client.engine, self.weights_version, folder)
         return self.weights_version
 
+    @abstractmethod
     def _load(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Have the engine serve the weights in `folder` from now on."""
 
     def close(self) -> None:
         """Close the connections; stop the engine where it is ours."""
