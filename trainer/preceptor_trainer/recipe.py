@@ -343,7 +343,7 @@ class Recipe(BaseModel):
             if target is None:
                 raise ValueError(f"objective[{index}]: {term.kind} needs a target; set Recipe.target or the term's own")
             for name in target.uses:
-                if name not in self.contexts and name != "base":
+                if name not in self.contexts:
                     known = ", ".join(sorted(self.contexts)) or "none"
                     raise ValueError(f"target: '{name}' is not a context of this recipe; it has {known}")
         if self.teacher.kind != "frozen" and "self" not in self.roles:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,9 +152,6 @@ class Opinion:
     weight_T: Tensor
     logprobs_TK: Tensor | None = None
     """Over the support; None when only the sampled token was scored."""
-
-
-Reserved = Literal["student", "behaviour", "base"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

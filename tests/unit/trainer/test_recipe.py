@@ -63,6 +63,7 @@ def test_an_override_merges_and_a_new_kind_replaces() -> None:
             {"target": {"kind": "single", "context": "rubric"}},
             "'rubric' is not a context of this recipe; it has reference",
         ),
+        ({"target": {"kind": "single", "context": "base"}}, "'base' is not a context of this recipe; it has reference"),
         ({"contexts": {"student": {"kind": "plain"}}}, "student is a reserved name"),
         ({"objective": []}, "needs at least one term"),
     ],
