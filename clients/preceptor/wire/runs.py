@@ -87,6 +87,8 @@ class RunCreate(Wire):
     """The model to train: an artifact of kind `model`."""
     teachers: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher fills each of the recipe's roles."""
+    fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
+    """Which registered teacher is asked in a role's stead where its own gives no answer; roles without are absent."""
     data: DataSpec
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -144,6 +146,8 @@ class Run(Wire):
     """The model that is trained."""
     teachers: dict[str, str]
     """Teacher names, by role."""
+    fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
+    """Names of the teachers that are asked instead, by role."""
     data: DataSpec
     """Where the tasks come from."""
     training: Training
@@ -292,6 +296,15 @@ class LeaseRequest(Wire):
     """Who asks: host and process, say."""
 
 
+class ReplicaAddress(Wire):
+    """Where one endpoint of a teacher answers."""
+
+    url: str
+    """Where it answers."""
+    key_env: str | None = None
+    """Environment variable that holds its key; the worker reads its own."""
+
+
 class TeacherEndpoint(Wire):
     """How a worker reaches a teacher of its run."""
 
@@ -303,6 +316,8 @@ class TeacherEndpoint(Wire):
     """What answers there."""
     key_env: str | None = None
     """Environment variable that holds the endpoint's key; the worker reads its own."""
+    replicas: tuple[ReplicaAddress, ...] = ()
+    """Further endpoints where the same teacher answers."""
     card: Card
     """What the teacher said of itself when it was last probed."""
 
@@ -320,6 +335,8 @@ class LeaseGrant(Wire):
     """How long a heartbeat makes it last. Beat three times in this time, at least."""
     teachers: dict[str, TeacherEndpoint]
     """Whom to ask, by role."""
+    fallbacks: dict[str, TeacherEndpoint] = Field(default_factory=dict[str, TeacherEndpoint])
+    """Whom to ask where a role's teacher gives no answer, by role."""
     recorded_step: Step
     """Steps up to this one are recorded already; reporting them again is a replay."""
 
@@ -333,6 +350,8 @@ class LeaseStatus(Wire):
     """Stop within this step, checkpoint, and finish as cancelled."""
     pause: bool = False
     """Stop within this step, checkpoint, and wait."""
+    teachers: dict[str, tuple[ReplicaAddress, ...]] | None = None
+    """The endpoints that are now in use, by role, best first; None: nothing is said of them."""
 
 
 class Heartbeat(Wire):

@@ -147,17 +147,23 @@ class TeacherKind(StrEnum):
     """An OpenAI-compatible chat endpoint: text only."""
 
 
+Url = Annotated[
+    str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048, examples=["http://127.0.0.1:8100"])
+]
+"""Where a teacher answers."""
+KeyEnv = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"])]
+"""The name of an environment variable that holds a key."""
+
+
 class TeacherCreate(Wire):
     """Register a teacher: `POST /v1/teachers`."""
 
     name: Name
     """What runs call it."""
-    url: str = Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048, examples=["http://127.0.0.1:8100"])
+    url: Url
     """Where it answers."""
     kind: TeacherKind = TeacherKind.PRECEPTOR
-    key_env: str | None = Field(
-        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["PRECEPTOR_TEACHER_KEY"]
-    )
+    key_env: KeyEnv | None = None
     """Environment variable that holds the endpoint's key, read by whoever calls. The key itself is never stored."""
     model: str | None = Field(default=None, min_length=1, max_length=300)
     """What a stock server calls the model; None: the only one that it serves."""
@@ -220,16 +226,44 @@ class Probe(Wire):
     checks: tuple[ProbeCheck, ...] = ()
 
 
+class EndpointCreate(Wire):
+    """Have a teacher answer at one more URL: `POST /v1/teachers/{name}/endpoints`. The same model must answer there."""
+
+    url: Url
+    """Where it answers."""
+    key_env: KeyEnv | None = None
+    """Environment variable that holds this endpoint's key, read by whoever calls."""
+
+
+class Replica(Wire):
+    """One of the endpoints at which a teacher answers."""
+
+    id: str
+    url: str
+    key_env: str | None
+    state: TeacherState
+    trouble: str | None = None
+    """What the last look at it found wrong, in one sentence; None: nothing."""
+    probe: Probe | None
+    created_at: datetime
+
+
 class Teacher(Wire):
     """A registered teacher."""
 
     id: str
     name: Name
     url: str
+    """The first endpoint's."""
     kind: TeacherKind
     key_env: str | None
+    """The first endpoint's."""
     state: TeacherState
+    """Ready while one endpoint is, unless it is drained."""
     card: Card | None
     probe: Probe | None
+    """The first endpoint's."""
+    endpoints: tuple[Replica, ...] = ()
+    """Where it answers, the first registered first."""
     created_at: datetime
     updated_at: datetime
