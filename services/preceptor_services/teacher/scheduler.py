@@ -101,6 +101,17 @@ class Scheduler:
         except Abandoned as error:
             raise Overloaded(f"The request was given up: {error}.", remedy="Allow more time, or send less.") from error
 
+    async def exclusive(self, work: Callable[[], Result]) -> Result:
+        """Do something that no request may see half of, such as loading other weights: between two requests.
+
+        What has begun is finished before; what waits goes on waiting, and begins afterwards. Never refused for a full
+        queue. Raises Overloaded (503) while draining, and what the work raises. Once it runs, cancelling this call
+        does not stop it.
+        """
+        if self._closed:
+            raise Overloaded("The teacher is draining: it takes no more requests.", remedy="Ask another.")
+        return await asyncio.wrap_future(self._thread.submit(work))
+
     def close(self) -> None:
         """Take no more jobs, and wait for those that were taken."""
         self._closed = True

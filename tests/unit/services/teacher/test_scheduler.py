@@ -83,3 +83,25 @@ def test_what_the_work_raises_is_raised_and_the_next_one_runs() -> None:
 
     assert asyncio.run(main()) == "fine"
     scheduler.close()
+
+
+def test_exclusive_work_waits_for_what_has_begun_and_goes_before_what_has_not() -> None:
+    scheduler, began, go_on, seen = Scheduler(8), threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        began.set()
+        go_on.wait(10)
+        seen.append("first")
+
+    async def main() -> None:
+        running = asyncio.create_task(scheduler.run(Job(), first))
+        await asyncio.to_thread(began.wait, 10)
+        swap = asyncio.create_task(scheduler.exclusive(lambda: seen.append("swap")))
+        await asyncio.sleep(0)
+        later = asyncio.create_task(scheduler.run(Job(), lambda: seen.append("later")))
+        go_on.set()
+        await asyncio.gather(running, swap, later)
+
+    asyncio.run(main())
+    scheduler.close()
+    assert seen == ["first", "swap", "later"]
