@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
 from preceptor.wire.data import DataSpec
 from preceptor.wire.teachers import Card, Stamp, TeacherKind
+from preceptor.wire.training import Training
 
 
 class RunState(StrEnum):
@@ -31,42 +32,6 @@ class RunState(StrEnum):
     def ended(self) -> bool:
         """Nothing more happens to it by itself."""
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
-
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Training(Wire):
-    """The settings of the optimizer and of the loop around it. Defaults < the recipe's own < the user's."""
-
-    steps: int = Field(default=40, ge=1, le=1_000_000)
-    """Optimizer steps."""
-    batch: int = Field(default=64, ge=1, le=65_536)
-    """Tasks a step; each is answered `recipe.rollout.samples` times."""
-    learning_rate: float = Field(default=5e-4, gt=0, le=1.0, allow_inf_nan=False)
-    """Peak learning rate of AdamW."""
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    """AdamW's decay rates, each in [0, 1)."""
-    weight_decay: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
-    """AdamW's decoupled weight decay."""
-    warmup_steps: int = Field(default=10, ge=0, le=1_000_000)
-    """Steps over which the learning rate rises linearly to its peak."""
-    clip_norm: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
-    """Largest norm of the gradient; a longer one is scaled down to it."""
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Seed of everything random in the run."""
-    microbatch_tokens: int = Field(default=8192, ge=1, le=2**31 - 1)
-    """Tokens that go through the model at once. Changes memory and speed, never the result."""
-    checkpoint_every: int = Field(default=10, ge=1, le=1_000_000)
-    """Steps between checkpoints."""
-    evaluate_every: int = Field(default=10, ge=1, le=1_000_000)
-    """Steps between evaluations. There is always one before the first step and one after the last."""
-    evaluate_items: int = Field(default=200, ge=2, le=1_000_000)
-    """Held-out tasks an evaluation asks."""
-    samples_kept: int = Field(default=2, ge=0, le=64)
-    """Rollouts recorded with their per-token scores, a step."""
-    threads: int = Field(default=1, ge=1, le=1024)
-    """CPU threads of the trainer."""
 
 
 Alignment = Literal["ids", "bytes"]
