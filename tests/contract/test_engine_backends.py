@@ -79,7 +79,7 @@ def test_our_protocol_is_outside(backend: VllmBackend) -> None:
 
 
 def test_weights_are_counted_and_asked_for(backend: VllmBackend, server: Reloading, folder: Path) -> None:
-    assert backend.reload(folder) == backend.weights_version == 1
+    assert backend.reload(folder) == backend.about.weights_version == 1
     paths = [path for path, _ in server.asked[-2:]]
     assert paths == ["/collective_rpc", "/reset_prefix_cache"]
     assert server.asked[-2][1] == {"method": "reload_weights", "kwargs": {"weights_path": str(folder.resolve())}}
@@ -102,7 +102,7 @@ def test_weights_that_cannot_be_loaded_change_nothing(
     server.takes = False
     with pytest.raises(Invalid, match="VLLM_SERVER_DEV_MODE"):
         backend.reload(folder)
-    assert backend.weights_version == 0
+    assert backend.about.weights_version == 0
 
 
 def test_an_engine_that_is_gone_is_a_fault_with_its_name(backend: VllmBackend, server: Reloading) -> None:

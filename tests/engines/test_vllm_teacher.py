@@ -97,13 +97,13 @@ def test_weights_are_reloaded_behind_the_service(
     with open_engine(BackendKind.VLLM, untied, settings, device="cpu", dtype="float32", url=vllm_url) as backend:
         assert isinstance(backend, vllm.VllmBackend)
         try:
-            assert backend.reload(other_weights) == backend.weights_version == 1
+            assert backend.reload(other_weights) == backend.about.weights_version == 1
             agree(backend.score(request, lambda: None), reference(other_weights, request))
             with pytest.raises(Invalid, match=r"config\.json|tokenizer"):
                 backend.reload(tmp_path)
             with pytest.raises(Invalid, match="tied"):
                 backend.reload(MODEL)
-            assert backend.weights_version == 1
+            assert backend.about.weights_version == 1
         finally:
             backend.reload(untied)
         agree(backend.score(request, lambda: None), reference(MODEL, request))

@@ -78,6 +78,8 @@ class HeadCard(Wire):
     """Soft cap on the logits; None: there is none."""
     scale: float = 1.0
     """What the logits are multiplied with."""
+    frozen: bool = False
+    """Declared never to change, although the teacher's other weights may: it refuses weights that would move it."""
 
 
 class Card(Wire):
@@ -90,6 +92,10 @@ class Card(Wire):
     """What the teacher runs, in its operator's words."""
     weights_version: int = Field(ge=0)
     """Counts up whenever the weights change."""
+    weights_hash: Hash | None = None
+    """Identity of the live weights: equal hashes, equal weights. None: the server cannot say."""
+    moves: bool = False
+    """Whether it takes `POST /v1/weights`, so that another version may answer the next request."""
     engine: str
     """Engine and version."""
     device: str
@@ -224,6 +230,9 @@ class Probe(Wire):
     """Of a one-token score; None: it never answered one."""
     tokens_per_second: float | None = None
     checks: tuple[ProbeCheck, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Log-probabilities of the same few tokens for every teacher of this vocabulary: two endpoints with the same weights
+    give the same ones. Empty: it gave none."""
 
 
 class EndpointCreate(Wire):

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from preceptor.errors import Conflict, Invalid, NotFound, TooLarge
+from preceptor.errors import Invalid, NotFound, TooLarge
 from preceptor.frames import decode_request, encode_scores
 from preceptor.limits import check_fits
 from preceptor.tensors import CONTENT_TYPE
 from preceptor.twins import request_from_json, scores_to_json
-from preceptor.wire.score import Numbers, ScoreRequest, Scores
+from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Support
 from preceptor_services.teacher.head import head_response
 from preceptor_services.teacher.scheduler import Done, Job
-from preceptor_services.teacher.service import Service
+from preceptor_services.teacher.service import Scored, Service
 
 JSON = "application/json"
 router = APIRouter(prefix="/v1", tags=["scores"])
@@ -69,10 +69,10 @@ async def score(request: Request, teacher: Teacher) -> Response:
     wanted = await run_in_threadpool(_read, body, content, teacher)
     deadline = None if wanted.deadline_ms is None else arrived + wanted.deadline_ms / 1000
     job = Job(deadline)
-    done = await teacher.run(request, job, lambda: teacher.backend.score(wanted, job.check))
+    done = await teacher.run(request, job, lambda: teacher.score(wanted, job.check))
     answer = await run_in_threadpool(_write, wanted, done, teacher, answer_in_json)
     teacher.meters.sequences.inc(len(wanted.completions))
-    teacher.meters.tokens.inc(len(done.result.logprob_T))
+    teacher.meters.tokens.inc(len(done.result.numbers.logprob_T))
     teacher.meters.sent.inc(len(answer))
     return Response(answer, media_type=JSON if answer_in_json else CONTENT_TYPE)
 
@@ -92,18 +92,12 @@ def _read(body: bytes, content: str, teacher: Service) -> ScoreRequest:
         check_fits(wanted, teacher.card)
     except TooLarge as error:
         raise _status(413, error) from None
-    version = teacher.backend.weights_version
-    if wanted.weights_version not in (None, version):
-        raise Conflict(
-            f"weights_version: {wanted.weights_version} is gone; this teacher is at {version}.",
-            field="weights_version",
-            remedy="Ask for the live version, or leave it out.",
-        )
+    teacher.check_version(wanted)
     return wanted
 
 
-def _write(wanted: ScoreRequest, done: Done[Numbers], teacher: Service, in_json: bool) -> bytes:
-    scores = Scores.stamped(done.result, teacher.stamp(wanted, done))
+def _write(wanted: ScoreRequest, done: Done[Scored], teacher: Service, in_json: bool) -> bytes:
+    scores = Scores.stamped(done.result.numbers, teacher.stamp(wanted, done))
     return scores_to_json(scores, wanted).encode() if in_json else encode_scores(scores, wanted)
 
 

@@ -12,9 +12,10 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
 
+from preceptor.errors import Conflict
 from preceptor.wire.score import Numbers, ScoreRequest, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Values
-from preceptor_services.teacher.backends import Backend
+from preceptor_services.teacher.backends import About, Backend
 from preceptor_services.teacher.scheduler import Done, Job, Scheduler
 from preceptor_services.teacher.settings import TeacherSettings
 
@@ -46,6 +47,14 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What was computed, and what computed it."""
+
+    numbers: Numbers
+    about: About
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One teacher."""
 
@@ -69,7 +78,8 @@ class Service:
         return Card(
             teacher=settings.teacher_name,
             model=about.model,
-            weights_version=self.backend.weights_version,
+            weights_version=about.weights_version,
+            weights_hash=about.weights_hash,
             engine=about.engine,
             device=about.device,
             dtype=about.dtype,
@@ -87,13 +97,32 @@ class Service:
             values=Values.RAW,
         )
 
-    def stamp(self, request: ScoreRequest, done: Done[Numbers]) -> Stamp:
-        """Who said it, and how."""
+    def check_version(self, request: ScoreRequest) -> About:
+        """What will answer it. Raises Conflict where the version that it asks for is not the live one."""
         about = self.backend.about
+        if request.weights_version not in (None, about.weights_version):
+            raise Conflict(
+                f"weights_version: {request.weights_version} is gone; this teacher is at {about.weights_version}.",
+                field="weights_version",
+                remedy="Ask for the live version, or leave it out.",
+            )
+        return about
+
+    def score(self, request: ScoreRequest, between: Callable[[], object]) -> Scored:
+        """Numbers, and whose they are. Only where the model computes: there no weights change under a request.
+
+        Raises Conflict where the version that it asks for went while it waited.
+        """
+        about = self.check_version(request)
+        return Scored(self.backend.score(request, between), about)
+
+    def stamp(self, request: ScoreRequest, done: Done[Scored]) -> Stamp:
+        """Who said it, and how: the version that computed it, whichever is live now."""
+        about = done.result.about
         return Stamp(
             teacher=self.settings.teacher_name,
             model=about.model,
-            weights_version=self.backend.weights_version,
+            weights_version=about.weights_version,
             head_hash=None if about.head is None else about.head.hash,
             engine=about.engine,
             device=about.device,
@@ -103,7 +132,7 @@ class Service:
             context_hashes=tuple(context_hash(ids) for ids in request.contexts),
             queued_seconds=done.queued_seconds,
             computed_seconds=done.computed_seconds,
-            prefix_hits=done.result.prefix_hits,
+            prefix_hits=done.result.numbers.prefix_hits,
         )
 
     async def run(self, request: Request, job: Job, work: Callable[[], Result]) -> Done[Result]:

@@ -37,6 +37,10 @@ class About:
     """A `preceptor.wire.tokenizers.TokenizerFile` as JSON, for students with another tokenizer."""
     max_k: int | None = None
     """Most ids per position that it can name; None: the whole vocabulary."""
+    weights_version: int = 0
+    """Counts up whenever the weights change."""
+    weights_hash: str | None = None
+    """See `preceptor.wire.teachers.Card`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +96,8 @@ class Backend(Protocol):
     """A model that scores. Its methods block; the scheduler calls them one at a time."""
 
     @property
-    def about(self) -> About: ...
-
-    @property
-    def weights_version(self) -> int:
-        """Counts up whenever the weights change."""
+    def about(self) -> About:
+        """Of the live weights; a new object whenever they change."""
         ...
 
     @property

@@ -12,6 +12,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -84,7 +85,6 @@ class EngineBackend(ABC):
         self._client, self._folder, self._process, self._device = client, folder, process, device
         self._card = client.card()
         content = tokenizer_file(folder).model_dump_json().encode()
-        self.weights_version = 0
         self.about = About(
             model=folder.resolve().name,
             engine=self._card.engine,
@@ -136,9 +136,9 @@ class EngineBackend(ABC):
         if (card.fingerprint, card.vocab_size) != (mine.fingerprint, mine.vocab_size):
             raise Invalid(f"weights: {folder.name} has another tokenizer than this teacher.", field="weights")
         self._load(folder.resolve())
-        self.weights_version += 1
-        log.info("%s now serves version %d from %s", self._client.engine, self.weights_version, folder)
-        return self.weights_version
+        self.about = replace(self.about, weights_version=self.about.weights_version + 1)
+        log.info("%s now serves version %d from %s", self._client.engine, self.about.weights_version, folder)
+        return self.about.weights_version
 
     @abstractmethod
     def _load(self, folder: Path) -> None:

@@ -27,8 +27,6 @@ from preceptor_trainer.model import Model, eos_ids, head_of, load_model, prompt_
 class HfBackend:
     """A model folder, served."""
 
-    weights_version = 0
-
     def __init__(
         self,
         folder: Path,
@@ -71,7 +69,7 @@ class HfBackend:
             batch_tokens=self._forward_tokens,
             between=between,
             prefixes=self._prefixes,
-            version=self.weights_version,
+            version=self.about.weights_version,
         )
 
 

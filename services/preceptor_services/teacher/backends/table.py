@@ -40,7 +40,6 @@ def hashed(vocab_size: int, seed: int = 0) -> Logits:
 class TableBackend:
     """Scores from a table."""
 
-    weights_version = 0
     text: Text | None = None
 
     def __init__(self, logits: Logits, vocab_size: int, max_tokens: int = 4096) -> None:
