@@ -34,6 +34,7 @@ from pydantic import (
     model_validator,
 )
 
+from preceptor.wire.runs import OnFailure
 from preceptor.wire.teachers import Support
 from preceptor_trainer.views import (
     Ask,
@@ -133,6 +134,9 @@ class Context(Part):
     teacher: str = "self"
     """The role to ask. A run maps roles to registered teachers; `self` is the student's own weights under
     `Recipe.teacher`."""
+    on_failure: OnFailure = "wait"
+    """When the teacher gives no answer within a call's deadline: `wait` for it, ask the run's `fallback` for this role,
+    or `drop` the opinion (counted in the ledger). Nothing is ever taken for 0."""
     reveals: ClassVar[frozenset[str]] = frozenset()
     """Which privileged task fields enter the prompt (`answer`, `reference`): the leak check holds a context to it."""
     columns: ClassVar[tuple[str, ...]] = ()

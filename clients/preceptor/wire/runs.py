@@ -1,7 +1,7 @@
 """Runs on the wire: what a user asks for, what a worker takes and reports, what everybody reads.
 
 A run is `queued -> running -> succeeded | failed | cancelled`; `running -> queued` when its lease ends;
-`running <-> paused`; `queued -> cancelled`; `failed | cancelled -> queued` on resume.
+`running -> paused`; `queued | paused -> cancelled`; `paused | failed | cancelled -> queued` on resume.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class RunCreate(Wire):
     """Changes to the training settings: `{"steps": 100}`."""
     alignment: Alignment = "ids"
     """Whether teachers may have another tokenizer than the student (`bytes`), or not (`ids`)."""
+
+
+OnFailure = Literal["wait", "fallback", "drop"]
+"""What a context does when its teacher gives no answer within a call's deadline. `wait`: goes on trying, up to a bound.
+`fallback`: asks the teacher that the run names for this. `drop`: has no opinion on what was asked, which is counted."""
 
 
 class CheckpointRef(Wire):
@@ -145,6 +150,8 @@ class Run(Wire):
     """Where it would go on from."""
     cancel_requested: bool = False
     """Somebody asked for it to be cancelled; the worker has not yet."""
+    pause_requested: bool = False
+    """Somebody asked for it to be paused; the worker has not yet."""
 
 
 class TeacherLedger(Wire):
@@ -166,6 +173,24 @@ class TeacherLedger(Wire):
     """Seconds that requests took, added up."""
     retries: Count = 0
     """Requests that had to be sent again."""
+    failovers: Count = 0
+    """Requests that went on at another endpoint than the one that failed them."""
+    hedges: Count = 0
+    """Requests that were sent to a second endpoint because the first took unusually long."""
+    hedges_won: Count = 0
+    """Those that the second endpoint answered first."""
+    refused: Count = 0
+    """Endpoints that were not believed: what answers there is not what the run was submitted against."""
+    fallbacks: Count = 0
+    """Requests that the role's fallback teacher answered."""
+    dropped: Count = 0
+    """(rollout, prompt) pairs that nobody answered for: they were learned from without this opinion."""
+    cache_hits: Count = 0
+    """Completions whose scores came from the score cache."""
+    waited_seconds: float = 0.0
+    """Seconds in which there was nobody to ask: pauses before an attempt."""
+    endpoints: dict[str, int] = Field(default_factory=dict[str, int])
+    """Score requests, by the URL they went to."""
     weights_versions: list[int] = Field(default_factory=list[int])
     """Weights versions that answered."""
 
@@ -174,7 +199,10 @@ class Ledger(Wire):
     """Where one step's time and traffic went."""
 
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
-    """Seconds, by stage."""
+    """Seconds that stages worked, by stage. Stages overlap: they may add up to more than the step took."""
+    idle: dict[str, float] = Field(default_factory=dict[str, float])
+    """Seconds that a stage waited, by stage and what for: `sample/weights`, `score/rollouts`, `learn/rollouts`,
+    `learn/scores`."""
     tokens: dict[str, int] = Field(default_factory=dict[str, int])
     """Tokens, by what was done with them."""
     rollouts: Count = 0
