@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from preceptor.errors import TooLarge
-from preceptor.wire.score import ScoreRequest, Scores, context_hash
+from preceptor.wire.score import Numbers, ScoreRequest, Scores, context_hash
 from preceptor.wire.teachers import Limits
 
 _HEADER_BYTES = 8192
 """Room for a frame's header: it holds names, shapes and one small object."""
+_BY_POSITION = [each.name for each in fields(Numbers) if each.name not in ("offsets", "prefix_hits")]
+"""The arrays of an answer that have a row for every scored position."""
 
 
 def split(request: ScoreRequest, limits: Limits) -> list[ScoreRequest]:
@@ -43,13 +43,14 @@ def split(request: ScoreRequest, limits: Limits) -> list[ScoreRequest]:
         parts[-1].append(index)
         held.add(context)
         tokens, size = tokens + reads, size + more
-    return [request] if len(parts) == 1 else [_part(request, part) for part in parts]
+    return [request] if len(parts) == 1 else [part_of(request, part) for part in parts]
 
 
-def _part(request: ScoreRequest, indices: Sequence[int]) -> ScoreRequest:
+def part_of(request: ScoreRequest, indices: Sequence[int]) -> ScoreRequest:
+    """The same request for some of its completions, in the order of `indices`."""
     used, context_of = np.unique(request.context_of[list(indices)], return_inverse=True)
-    offsets = request.completion_offsets
-    rows = slice(int(offsets[indices[0]]), int(offsets[indices[-1] + 1]))
+    bounds: list[int] = request.completion_offsets.tolist()
+    rows = np.concatenate([np.arange(bounds[index], bounds[index + 1]) for index in indices])
     return replace(
         request,
         contexts=[request.contexts[index] for index in used.tolist()],
@@ -62,13 +63,9 @@ def _part(request: ScoreRequest, indices: Sequence[int]) -> ScoreRequest:
 
 def join(request: ScoreRequest, answers: Sequence[Scores]) -> Scores:
     """The answer to the whole request."""
-    if len(answers) == 1:
+    if len(answers) == 1 and len(answers[0].stamp.context_hashes) == len(request.contexts):
         return answers[0]
-
-    def joined(name: str) -> NDArray[Any] | None:
-        arrays = [getattr(answer, name) for answer in answers]
-        return None if arrays[0] is None else np.concatenate(arrays)
-
+    arrays = {name: [getattr(answer, name) for answer in answers] for name in _BY_POSITION}
     first = answers[0]
     stamp = first.stamp.model_copy(
         update={
@@ -81,13 +78,19 @@ def join(request: ScoreRequest, answers: Sequence[Scores]) -> Scores:
     return replace(
         first,
         offsets=request.scored_offsets,
-        logprob_T=np.concatenate([answer.logprob_T for answer in answers]),
-        ids_TK=joined("ids_TK"),
-        logprobs_TK=joined("logprobs_TK"),
-        tail_T=joined("tail_T"),
-        hidden_TD=joined("hidden_TD"),
-        entropy_T=joined("entropy_T"),
-        logsumexp_T=joined("logsumexp_T"),
-        rank_T=joined("rank_T"),
         stamp=stamp,
+        **{name: None if parts[0] is None else np.concatenate(parts) for name, parts in arrays.items()},
+    )
+
+
+def scores_of(scores: Scores, request: ScoreRequest, index: int) -> Scores:
+    """What an answer to `request` says of one completion alone."""
+    rows = slice(int(scores.offsets[index]), int(scores.offsets[index + 1]))
+    arrays = {name: getattr(scores, name) for name in _BY_POSITION}
+    context = scores.stamp.context_hashes[int(request.context_of[index])]
+    return replace(
+        scores,
+        offsets=scores.offsets[index : index + 2] - scores.offsets[index],
+        stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
+        **{name: None if array is None else array[rows] for name, array in arrays.items()},
     )
