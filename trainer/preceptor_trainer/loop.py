@@ -21,13 +21,14 @@ import torch
 
 from preceptor.wire.runs import Evaluation, Ledger, Run, RunResult, Sample, StepReport, TokenScore
 from preceptor_trainer import checkpoint
+from preceptor_trainer.asking import Asked, Scorer
 from preceptor_trainer.batch import Batch, Row, build_batch, share_spans
 from preceptor_trainer.checkpoint import CheckpointState
 from preceptor_trainer.data import Data
 from preceptor_trainer.evaluate import Evaluator, gain_interval
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.model import Model, load_model
-from preceptor_trainer.opinions import Asked, Opinions, Scorer
+from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.writer import Writer

@@ -10,86 +10,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.align import Spans
-from preceptor.errors import BadScores
-from preceptor.wire.runs import Alignment, TeacherLedger
-from preceptor.wire.score import Head as WireHead
-from preceptor.wire.score import ScoreRequest, Scores
-from preceptor.wire.teachers import Card, Stamp, Support
-from preceptor.wire.tokenizers import TokenizerFile
+from preceptor.wire.runs import Alignment
+from preceptor.wire.score import ScoreRequest
+from preceptor.wire.teachers import Stamp, Support
+from preceptor_trainer.asking import Answer, Asked, Heard, MissingScore, Scorer, Wish
 from preceptor_trainer.batch import Row, Slot
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
 from preceptor_trainer.recipe import Context, Recipe
-from preceptor_trainer.views import ContextView, Prompt, Rollout
+from preceptor_trainer.views import ContextView, Rollout
 from preceptor_trainer.writer import stream
-
-
-class Scorer(Protocol):
-    """Whoever scores tokens for a role: the SDK's TeacherPool, over HTTP."""
-
-    def card(self, role: str) -> Card: ...
-
-    def tokenizer(self, role: str) -> TokenizerFile: ...
-
-    def score(self, role: str, request: ScoreRequest) -> Scores: ...
-
-    def head(self, role: str) -> WireHead: ...
-
-    def take_ledger(self) -> dict[str, TeacherLedger]: ...
-
-
-class MissingScore(BadScores):
-    """A teacher answered without covering everything it was asked."""
-
-    slug, title = "missing-score", "Missing score"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """One rollout to be scored after one prompt."""
-
-    context: str
-    fan: int
-    """Which of the context's prompts."""
-    row: int
-    role: str
-    prompt: Prompt
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One rollout's scores after one prompt."""
-
-    logprob_T: np.ndarray
-    """By the student's tokens, whatever the teacher's are."""
-    spans: Spans | None
-    """There where the teacher has another tokenizer: then each token's number is its whole span's."""
-    hidden_TD: np.ndarray | None
-    stamp: Stamp
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """All opinions on a batch."""
-
-    slots: Mapping[str, Sequence[Slot]]
-    contexts: int
-    """(rollout, prompt) pairs that were asked."""
-    scored: int
-    stamped: int
-    masked: int | None
-    """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
-    pairs; None: every teacher reads the student's tokens."""
 
 
 class Opinions:
@@ -115,6 +52,10 @@ class Opinions:
 
     def ask(self, rows: Sequence[Row], step: int) -> Asked:
         """Score every row after every prompt of every context. Raises the scorer's errors and MissingScore."""
+        return self.gather([self.hear(rows, step)])
+
+    def hear(self, rows: Sequence[Row], step: int) -> Heard:
+        """The same for a part of a batch: whole groups, since a context may show a rollout's siblings."""
         wishes = [
             wish
             for name, context in self._recipe.contexts.items()
@@ -127,6 +68,17 @@ class Opinions:
         answers: dict[tuple[str, int, int], Answer] = {}
         for role, wanted in by_role.items():
             answers.update(self._score(role, wanted, rows))
+        return Heard(rows=rows, wishes=wishes, answers=answers)
+
+    def gather(self, parts: Sequence[Heard]) -> Asked:
+        """The parts of a batch as one; its rows are theirs, in their order."""
+        rows, wishes = list[Row](), list[Wish]()
+        answers: dict[tuple[str, int, int], Answer] = {}
+        for part in parts:
+            first = len(rows)
+            wishes += [replace(wish, row=first + wish.row) for wish in part.wishes]
+            answers |= {(name, fan, first + row): answer for (name, fan, row), answer in part.answers.items()}
+            rows += part.rows
         slots = {name: self._slots(name, wishes, answers, rows) for name in self._recipe.contexts}
         stamped = sum(1 for answer in answers.values() if answer.stamp.context_hashes)
         masks = [answer.spans.masked for answer in answers.values() if answer.spans is not None]
@@ -201,6 +153,7 @@ class Opinions:
                 teacher=teacher,
                 remedy="Its card must not offer `full`: probe it again.",
             )
+        head = self._head(role, scores.stamp)
         answers: dict[tuple[str, int, int], Answer] = {}
         for index, wish in enumerate(wishes):
             begin, end = int(scores.offsets[index]), int(scores.offsets[index + 1])
@@ -210,6 +163,7 @@ class Opinions:
                 logprob_T=reading.spread(scores.logprob_T[begin:end]),
                 spans=reading.spans,
                 hidden_TD=None if scores.hidden_TD is None else scores.hidden_TD[begin:end],
+                head=head,
                 stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
             )
         return answers
@@ -240,7 +194,7 @@ class Opinions:
         hidden_TD: Tensor | None = None
         span_T: Tensor | None = None
         stamps: dict[int, Stamp] = {}
-        head = self._head(roles[0], answers[name, fan, wishes[0].row].stamp) if wishes else None
+        head = answers[name, fan, wishes[0].row].head if wishes else None
         for wish in wishes:
             answer = answers[name, fan, wish.row]
             tokens = slice(int(offsets[wish.row]), int(offsets[wish.row + 1]))

@@ -122,9 +122,9 @@ class Training(Wire):
     warmup_steps: int = Field(default=10, ge=0, le=1_000_000)
     """Steps over which the learning rate rises linearly to its peak."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes on from its peak, until the last step."""
+    """How the learning rate goes on from its peak."""
     final_learning_rate: float | None = Field(default=None, ge=0, le=1.0, allow_inf_nan=False)
-    """Learning rate at the last step of a `linear` or `cosine` schedule; None: 0."""
+    """What a `linear` or `cosine` schedule takes the learning rate to, one step after the last; None: 0."""
     clip_norm: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
     """Largest norm of the gradient; a longer one is scaled down to it."""
     lora: LoRA | None = None
@@ -138,6 +138,9 @@ class Training(Wire):
     """Seed of everything random in the run."""
     microbatch_tokens: int = Field(default=8192, ge=1, le=2**31 - 1)
     """Tokens that go through the model at once. Changes memory and speed, never the result."""
+    max_lag: int = Field(default=0, ge=0, le=64)
+    """Weights versions by which rollouts may be older than the weights that learn from them. 0: strictly on-policy, and
+    the same numbers every time; 1 or more: the student writes ahead, from a copy of its weights, while it learns."""
     checkpoint_every: int = Field(default=10, ge=1, le=1_000_000)
     """Steps between checkpoints."""
     evaluate_every: int = Field(default=10, ge=1, le=1_000_000)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from preceptor.wire.runs import Run
 from preceptor_trainer import recipes
+from preceptor_trainer.asking import Asked
 from preceptor_trainer.batch import Batch, Row, Slot, build_batch, share_spans
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.loop import samples_of, train
 from preceptor_trainer.loss import blank_scalars, fold
 from preceptor_trainer.model import Head, Model, load_model
-from preceptor_trainer.opinions import Asked, Opinions
+from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.readers import OtherTokens
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.sampler import LocalSampler

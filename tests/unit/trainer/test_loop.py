@@ -14,10 +14,10 @@ import torch
 from preceptor.errors import BadScores
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import recipes
+from preceptor_trainer.asking import MissingScore
 from preceptor_trainer.checkpoint import CheckpointError, load_state
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.model import load_model
-from preceptor_trainer.opinions import MissingScore
 from preceptor_trainer.recipe import Recipe
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run, weights_of

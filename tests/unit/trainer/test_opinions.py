@@ -12,9 +12,10 @@ import torch
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.teachers import Support
 from preceptor_trainer import recipes
+from preceptor_trainer.asking import MissingScore
 from preceptor_trainer.batch import Row, build_batch
 from preceptor_trainer.model import Model, load_model, prompt_ids
-from preceptor_trainer.opinions import MissingScore, Opinions
+from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.recipe import Context, Recipe
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.views import Ask, ContextView, Message, Prompt, Verdict

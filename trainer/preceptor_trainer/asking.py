@@ -1,0 +1,95 @@
+"""What passes between the loop and whoever scores: who is asked, what is wished to be known, what was heard.
+
+Shape letters: T tokens of a rollout, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from preceptor.align import Spans
+from preceptor.errors import BadScores
+from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.score import Head as WireHead
+from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.teachers import Card, Stamp
+from preceptor.wire.tokenizers import TokenizerFile
+from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.model import Head
+from preceptor_trainer.views import Prompt
+
+
+class Scorer(Protocol):
+    """Whoever scores tokens for a role: the SDK's TeacherPool, over HTTP."""
+
+    def card(self, role: str) -> Card: ...
+
+    def tokenizer(self, role: str) -> TokenizerFile: ...
+
+    def score(self, role: str, request: ScoreRequest) -> Scores: ...
+
+    def head(self, role: str) -> WireHead: ...
+
+    def take_ledger(self) -> dict[str, TeacherLedger]: ...
+
+
+class MissingScore(BadScores):
+    """A teacher answered without covering everything it was asked."""
+
+    slug, title = "missing-score", "Missing score"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One rollout to be scored after one prompt."""
+
+    context: str
+    fan: int
+    """Which of the context's prompts."""
+    row: int
+    role: str
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One rollout's scores after one prompt."""
+
+    logprob_T: np.ndarray
+    """By the student's tokens, whatever the teacher's are."""
+    spans: Spans | None
+    """There where the teacher has another tokenizer: then each token's number is its whole span's."""
+    hidden_TD: np.ndarray | None
+    head: Head | None
+    """The one that the hidden states belong to."""
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What teachers said of a part of a batch: whole groups."""
+
+    rows: Sequence[Row]
+    wishes: Sequence[Wish]
+    """What was asked; `row` counts from the part's first."""
+    answers: Mapping[tuple[str, int, int], Answer]
+    """By context, fan and row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """All opinions on a batch."""
+
+    slots: Mapping[str, Sequence[Slot]]
+    contexts: int
+    """(rollout, prompt) pairs that were asked."""
+    scored: int
+    stamped: int
+    masked: int | None
+    """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
+    pairs; None: every teacher reads the student's tokens."""
