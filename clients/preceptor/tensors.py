@@ -26,15 +26,17 @@ MAX_TENSORS: Final = 64
 MAX_RANK: Final = 4
 CONTENT_TYPE: Final = "application/x-safetensors"
 
-_STORAGE: Final[dict[str, str]] = {
+STORAGE: Final[dict[str, str]] = {
     "F32": "<f4",
     "BF16": "<u2",
     "F8_E4M3": "u1",
     "I32": "<i4",
     "I64": "<i8",
+    "U8": "u1",
     "BOOL": "?",
 }
-_NAMES: Final = {"float32": "F32", "int32": "I32", "int64": "I64", "bool": "BOOL"}
+"""How the dtypes of the protocol's frames are stored."""
+_NAMES: Final = {"float32": "F32", "int32": "I32", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
 
 
 class BadFrame(Invalid):
@@ -48,7 +50,7 @@ class Tensor:
     """An array and the type it has on the wire."""
 
     dtype: str
-    """As safetensors calls it: F32, BF16, F8_E4M3, I32, I64, BOOL."""
+    """As safetensors calls it: F32, BF16, F8_E4M3, I32, I64, U8, BOOL."""
     array: NDArray[Any]
 
     @classmethod
@@ -65,7 +67,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[byt
     end = 0
     for name in names:
         tensor = tensors[name]
-        array = np.ascontiguousarray(tensor.array, dtype=_STORAGE[tensor.dtype])
+        array = np.ascontiguousarray(tensor.array, dtype=STORAGE[tensor.dtype])
         begin, end = end, end + array.nbytes
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.array.shape), "data_offsets": [begin, end]}
         buffers.append(array.reshape(-1).view(np.uint8).data)
@@ -77,55 +79,75 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[byt
 def unpack(frame: bytes | bytearray | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Arrays by name (copied out of the frame, writable, aligned) and the metadata. Raises BadFrame."""
     view = memoryview(frame).cast("B")
-    header, body = _header(view)
-    metadata = _metadata(header.pop("__metadata__", {}))
-    if len(header) > MAX_TENSORS:
-        raise BadFrame(f"The header names {len(header)} tensors; a frame holds at most {MAX_TENSORS}.")
-    entries = sorted((_entry(name, entry, len(body)) for name, entry in header.items()), key=lambda entry: entry.begin)
-    end = 0
-    for entry in entries:
-        if entry.begin != end:
-            what = "overlaps the tensor before it" if entry.begin < end else "leaves a hole before it"
-            raise BadFrame(
-                f"Tensor '{entry.name}' begins at byte {entry.begin}, not {end}: it {what}.", field=entry.name
-            )
-        end = entry.end
-    if end != len(body):
-        raise BadFrame(f"The tensors end at byte {end}, but the frame's body has {len(body)} bytes.")
-    tensors = {entry.name: Tensor(entry.dtype, entry.read(body)) for entry in entries}
-    return tensors, metadata
+    if len(view) < 8:
+        raise BadFrame(f"The body has {len(view)} bytes; a frame starts with its header's length in 8.")
+    length = header_bytes(view[:8], len(view))
+    body = view[8 + length :]
+    entries, metadata = read_header(bytes(view[8 : 8 + length]), len(body))
+    return {entry.name: Tensor(entry.dtype, _read(entry, body)) for entry in entries}, metadata
+
+
+def header_bytes(first: bytes | memoryview, total: int, most: int = MAX_HEADER_BYTES) -> int:
+    """How long the header is that follows these eight bytes, of `total`. Raises BadFrame where that cannot be."""
+    length = int.from_bytes(first, "little")
+    if length > most:
+        raise BadFrame(f"The header claims {length} bytes; it may have at most {most}.")
+    if length > total - 8:
+        raise BadFrame(f"The header claims {length} bytes, but only {total - 8} follow.")
+    return length
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """Where a tensor lies in the body after a header."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
 
-    def read(self, body: memoryview) -> NDArray[Any]:
-        raw = np.frombuffer(body[self.begin : self.end], dtype=np.uint8)
-        if self.dtype == "BOOL" and raw.size and int(raw.max()) > 1:
-            raise _bad(self.name, f"holds the byte {int(raw.max())}; a BOOL is 0 or 1")
-        return raw.copy().view(_STORAGE[self.dtype]).reshape(self.shape)
+
+def read_header(
+    text: bytes, size: int, *, storage: Mapping[str, str] = STORAGE, most: int = MAX_TENSORS
+) -> tuple[list[Entry], dict[str, str]]:
+    """The tensors of a body of `size` bytes, in order, without holes or overlaps, and the metadata. Raises BadFrame.
+
+    storage: the dtypes that are known, and numpy's names for how they are stored. most: tensors.
+    """
+    header = _json(text)
+    metadata = _metadata(header.pop("__metadata__", {}))
+    if len(header) > most:
+        raise BadFrame(f"The header names {len(header)} tensors; a frame holds at most {most}.")
+    entries = sorted(
+        (_entry(name, entry, size, storage) for name, entry in header.items()), key=lambda each: each.begin
+    )
+    end = 0
+    for entry in entries:
+        if entry.begin != end:
+            what = "overlaps the tensor before it" if entry.begin < end else "leaves a hole before it"
+            raise _bad(entry.name, f"begins at byte {entry.begin}, not {end}: it {what}")
+        end = entry.end
+    if end != size:
+        raise BadFrame(f"The tensors end at byte {end}, but the frame's body has {size} bytes.")
+    return entries, metadata
 
 
-def _header(view: memoryview) -> tuple[dict[str, Any], memoryview]:
-    if len(view) < 8:
-        raise BadFrame(f"The body has {len(view)} bytes; a frame starts with its header's length in 8.")
-    length = int.from_bytes(view[:8], "little")
-    if length > MAX_HEADER_BYTES:
-        raise BadFrame(f"The header claims {length} bytes; it may have at most {MAX_HEADER_BYTES}.")
-    if length > len(view) - 8:
-        raise BadFrame(f"The header claims {length} bytes, but only {len(view) - 8} follow.")
+def _read(entry: Entry, body: memoryview) -> NDArray[Any]:
+    raw = np.frombuffer(body[entry.begin : entry.end], dtype=np.uint8)
+    if entry.dtype == "BOOL" and raw.size and int(raw.max()) > 1:
+        raise _bad(entry.name, f"holds the byte {int(raw.max())}; a BOOL is 0 or 1")
+    return raw.copy().view(STORAGE[entry.dtype]).reshape(entry.shape)
+
+
+def _json(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(bytes(view[8 : 8 + length]), object_pairs_hook=_once, parse_constant=_no_constant)
+        header = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadFrame("The header is not JSON that can be read.", remedy=f"The parser says: {error}.") from error
     if not isinstance(header, dict):
         raise BadFrame("The header is not a JSON object.")
-    return cast("dict[str, Any]", header), view[8 + length :]
+    return cast("dict[str, Any]", header)
 
 
 def _metadata(value: object) -> dict[str, str]:
@@ -137,22 +159,22 @@ def _metadata(value: object) -> dict[str, str]:
     return cast("dict[str, str]", metadata)
 
 
-def _entry(name: str, value: object, size: int) -> _Entry:
+def _entry(name: str, value: object, size: int, storage: Mapping[str, str]) -> Entry:
     entry = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _bad(name, "must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], _naturals(entry["shape"]), _naturals(entry["data_offsets"])
-    if not isinstance(dtype, str) or dtype not in _STORAGE:
-        raise _bad(name, f"has the dtype {_short(dtype)}; known are {', '.join(_STORAGE)}")
+    if not isinstance(dtype, str) or dtype not in storage:
+        raise _bad(name, f"has the dtype {_short(dtype)}; known are {', '.join(storage)}")
     if shape is None or len(shape) > MAX_RANK:
         raise _bad(name, f"has no shape of at most {MAX_RANK} whole numbers")
     if offsets is None or len(offsets) != 2 or not offsets[0] <= offsets[1] <= size:
         raise _bad(name, f"has offsets outside the body of {size} bytes")
     begin, end = offsets
-    wanted = math.prod(shape) * _itemsize(dtype)
+    wanted = math.prod(shape) * np.dtype(storage[dtype]).itemsize
     if wanted != end - begin:
         raise _bad(name, f"has {end - begin} bytes, but {dtype} {_short(list(shape))} takes {_short(wanted)}")
-    return _Entry(name, dtype, shape, begin, end)
+    return Entry(name, dtype, shape, begin, end)
 
 
 def _bad(name: str, what: str) -> BadFrame:
@@ -160,7 +182,7 @@ def _bad(name: str, what: str) -> BadFrame:
 
 
 def _itemsize(dtype: str) -> int:
-    return np.dtype(_STORAGE[dtype]).itemsize
+    return np.dtype(STORAGE[dtype]).itemsize
 
 
 def _naturals(value: object) -> tuple[int, ...] | None:
