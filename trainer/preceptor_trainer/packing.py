@@ -11,8 +11,11 @@ Shape letters: B rows, Q prefix positions, S new positions, N wanted positions.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +30,12 @@ _PAD, _CONTEXT = -1, 0
 """Segments: padding, the context; completions count from 1."""
 
 
+class Receiver(Protocol):
+    """Takes the hidden states of a request, whichever others were computed beside them."""
+
+    def put(self, at_N: NDArray[np.int64], hidden_ND: Tensor) -> object: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
     """One completion: the tokens that are read, and which of them predict something wanted."""
@@ -37,6 +46,8 @@ class Piece:
     """Counted from the stem, which is 0: the wanted token k is predicted by position k."""
     at: NDArray[np.int64]
     """Where their numbers go."""
+    to: Receiver | None = None
+    """Who gets them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,30 +85,34 @@ def packable(module: PreTrainedModel) -> bool:
     )
 
 
-def pack(context: NDArray[np.int32], pieces: Sequence[Piece], most_tokens: int) -> Iterator[Packed]:
-    """Rows of one context that keep to `most_tokens` and the mask's bound; a piece too long for either stands alone."""
+def most_new(context: int, hidden_size: int) -> int:
+    """Completion tokens behind a context of this many, above which packing more of them costs more than it saves.
+
+    A row of a context C and completions of n tokens costs about (C + n)(6D + C + n) a layer: matrices grow with its
+    length, attention, which computes what the mask throws away, with its square. Per completion that is least where
+    n * n = C(C + 6D).
+    """
+    return math.isqrt(context * (context + 6 * hidden_size))
+
+
+def pack(
+    context: NDArray[np.int32], pieces: Sequence[Piece], most_tokens: int, most_new: int | None = None
+) -> Iterator[Packed]:
+    """Rows of one context that keep to `most_tokens`, to the mask's bound, and to `most_new` completion tokens; a piece
+    too long for any of them stands alone."""
     held: list[Piece] = []
+    new = 1
     for piece in pieces:
-        row = Packed(context, (*held, piece))
-        if held and (len(row) > most_tokens or row.new * len(row) > MASK_ELEMENTS):
+        grown = new + len(piece.ids)
+        length = len(context) - 1 + grown
+        over = length > most_tokens or grown * length > MASK_ELEMENTS or (most_new is not None and grown - 1 > most_new)
+        if held and over:
             yield Packed(context, tuple(held))
-            held = []
+            held, grown = [], 1 + len(piece.ids)
         held.append(piece)
+        new = grown
     if held:
         yield Packed(context, tuple(held))
-
-
-def batches(rows: Sequence[Packed], most_tokens: int) -> Iterator[list[Packed]]:
-    """Rows of like length together, longest first: what does not fit into memory fails at once."""
-    batch: list[Packed] = []
-    for row in sorted(rows, key=len, reverse=True):
-        count, longest = len(batch) + 1, len(batch[0]) if batch else 0
-        if batch and (count * longest > most_tokens or count * longest * longest > MASK_ELEMENTS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,14 +121,41 @@ class Input:
 
     ids_BS: Tensor
     position_BS: Tensor
-    mask_B1SK: Tensor
-    """True where a new position (S) may look at a key (K: the cached prefix, then the new positions)."""
+    segment_BK: Tensor
+    """Of every key (K: the cached prefix, then the new positions)."""
+    held: int
+    """Keys before the new positions."""
+    causal: bool
+    """Whether every row is one text from its first token on: then nothing but padding is hidden from what follows."""
     real_BS: Tensor
     """1 where a new position is no padding."""
     row_N: Tensor
     state_N: Tensor
     """Among the S new positions."""
     at_N: NDArray[np.int64]
+
+    to_N: tuple[tuple[Receiver, int], ...]
+    """Whose they are: runs of one receiver, and how long each is."""
+
+    @property
+    def mask_B1SK(self) -> Tensor:
+        """True where a new position (S) may look at a key (K)."""
+        return _mask(self.segment_BK, self.held)
+
+    def deliver(self, hidden_ND: Tensor) -> None:
+        """Give everybody the wanted states that are theirs."""
+        runs: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
+        begin = 0
+        for receiver, count in self.to_N:
+            runs[id(receiver)].append(np.arange(begin, begin + count))
+            begin += count
+        receivers = {id(receiver): receiver for receiver, _ in self.to_N}
+        for key, receiver in receivers.items():
+            if len(receivers) == 1:
+                receiver.put(self.at_N, hidden_ND)
+            else:
+                index_N = np.concatenate(runs[key])
+                receiver.put(self.at_N[index_N], hidden_ND[torch.from_numpy(index_N).to(hidden_ND.device)])
 
 
 def lay_out(rows: Sequence[Packed], *, cached: bool, device: torch.device) -> Input:
@@ -144,15 +186,18 @@ def lay_out(rows: Sequence[Packed], *, cached: bool, device: torch.device) -> In
             state_N.append(np.where(piece.predicts == 0, stem, begin + piece.predicts - 1))
             row_N.append(np.full(len(piece.predicts), index))
             begin = end
-    at = [piece.at for row in rows for piece in row.pieces]
+    pieces = [piece for row in rows for piece in row.pieces]
     return Input(
         ids_BS=torch.from_numpy(ids_BS).to(device),
         position_BS=torch.from_numpy(position_BS).to(device),
-        mask_B1SK=_mask(torch.from_numpy(segment_BK).to(device), held),
+        segment_BK=torch.from_numpy(segment_BK).to(device),
+        held=held,
+        causal=not cached and all(len(row.pieces) == 1 for row in rows),
         real_BS=torch.from_numpy((segment_BK[:, held:] != _PAD).astype(np.int64)).to(device),
         row_N=torch.from_numpy(np.concatenate(row_N)).to(device),
         state_N=torch.from_numpy(np.concatenate(state_N)).to(device),
-        at_N=np.concatenate(at),
+        at_N=np.concatenate([piece.at for piece in pieces]),
+        to_N=tuple((piece.to, len(piece.at)) for piece in pieces if piece.to is not None),
     )
 
 

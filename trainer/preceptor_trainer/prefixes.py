@@ -57,6 +57,10 @@ class PrefixCache:
             self._held.move_to_end(key)
         return found
 
+    def wants(self, rows: Sequence[Packed]) -> bool:
+        """Whether `put` would keep anything of these rows."""
+        return self._limit > 0 and any(row.prefix >= self._shortest for row in rows)
+
     def put(self, version: int, rows: Sequence[Packed], cache: DynamicCache) -> None:
         """Keep the rows' prefixes, of which `cache` holds the keys and values at the first positions."""
         for index, row in enumerate(rows):

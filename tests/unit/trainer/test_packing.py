@@ -14,7 +14,7 @@ from preceptor.wire.score import Extra, Numbers, ScoreRequest
 from preceptor.wire.teachers import Support
 from preceptor_trainer import packing
 from preceptor_trainer.model import Model, load_model
-from preceptor_trainer.packing import MASK_ELEMENTS, Piece, batches, pack, packable
+from preceptor_trainer.packing import MASK_ELEMENTS, Piece, pack, packable
 from preceptor_trainer.prefixes import PrefixCache
 from preceptor_trainer.scoring import score
 from tests.models import tiny_model_folder
@@ -177,7 +177,6 @@ def test_rows_keep_to_the_budget_and_to_the_mask(monkeypatch: pytest.MonkeyPatch
     rows = list(pack(context, [piece(5) for _ in range(9)], 30))
     assert [len(row.pieces) for row in rows] == [4, 4, 1]
     assert all(len(row) <= 30 for row in rows)
-    assert [len(batch) for batch in batches(rows, 60)] == [2, 1]
     assert len(list(pack(context, [piece(50)], 30))) == 1, "a piece too long for the budget stands alone"
     monkeypatch.setattr(packing, "MASK_ELEMENTS", 600)
     assert all(row.new * len(row) <= 600 or len(row.pieces) == 1 for row in pack(context, [piece(5)] * 9, 10**6))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from preceptor.wire.score import Extra, ScoreRequest
 from preceptor.wire.teachers import Support
-from preceptor_trainer import scoring
+from preceptor_trainer import numbers, scoring
 from preceptor_trainer.model import Model, head_of, load_model
 from tests.models import tiny_model_folder
 
@@ -85,32 +85,32 @@ def test_scores_equal_each_completion_alone_in_float64(
     model: Model, exact: torch.nn.Module, support: Support, data: st.DataObject
 ) -> None:
     request = data.draw(requests(support))
-    numbers = scoring.score(model, request, batch_tokens=data.draw(st.sampled_from([1, 24, 8192])))
+    found = scoring.score(model, request, batch_tokens=data.draw(st.sampled_from([1, 24, 8192])))
     logprob_TV = reference(exact, request)
     tokens = np.concatenate([*request.completions, np.zeros(0, dtype=np.int32)]).astype(np.int64)
     tokens = tokens if request.position_mask is None else tokens[request.position_mask]
     written_T1 = logprob_TV.gather(1, torch.from_numpy(tokens)[:, None])
-    np.testing.assert_array_equal(numbers.offsets, request.scored_offsets)
-    close(numbers.logprob_T, written_T1[:, 0])
-    close(numbers.entropy_T, -(logprob_TV.exp() * logprob_TV).sum(-1))
-    assert numbers.rank_T is not None
+    np.testing.assert_array_equal(found.offsets, request.scored_offsets)
+    close(found.logprob_T, written_T1[:, 0])
+    close(found.entropy_T, -(logprob_TV.exp() * logprob_TV).sum(-1))
+    assert found.rank_T is not None
     ranks = (logprob_TV > written_T1 + 1e-5).sum(-1).numpy(), (logprob_TV > written_T1 - 1e-5).sum(-1).numpy()
-    assert ((ranks[0] <= numbers.rank_T) & (numbers.rank_T <= ranks[1])).all()
+    assert ((ranks[0] <= found.rank_T) & (found.rank_T <= ranks[1])).all()
     if support is Support.FULL:
-        assert numbers.hidden_TD is not None
+        assert found.hidden_TD is not None
         weight, _ = head_of(model.module)
-        logits = torch.from_numpy(numbers.hidden_TD) @ weight.detach().T / request.temperature
+        logits = torch.from_numpy(found.hidden_TD) @ weight.detach().T / request.temperature
         close(logits.log_softmax(-1).numpy(), logprob_TV)
     if support is Support.TOPK:
-        assert numbers.ids_TK is not None
-        close(numbers.logprobs_TK, logprob_TV.topk(request.k, dim=1).values)
-        close(numbers.logprobs_TK, logprob_TV.gather(1, torch.from_numpy(numbers.ids_TK.astype(np.int64))))
-        close(numbers.tail_T, left_out(logprob_TV, numbers.ids_TK))
+        assert found.ids_TK is not None
+        close(found.logprobs_TK, logprob_TV.topk(request.k, dim=1).values)
+        close(found.logprobs_TK, logprob_TV.gather(1, torch.from_numpy(found.ids_TK.astype(np.int64))))
+        close(found.tail_T, left_out(logprob_TV, found.ids_TK))
     if support is Support.IDS:
-        assert numbers.ids_TK is not None
-        ids_TK = torch.from_numpy(numbers.ids_TK.astype(np.int64))
-        close(numbers.logprobs_TK, logprob_TV.gather(1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, -torch.inf))
-        close(numbers.tail_T, left_out(logprob_TV, numbers.ids_TK))
+        assert found.ids_TK is not None
+        ids_TK = torch.from_numpy(found.ids_TK.astype(np.int64))
+        close(found.logprobs_TK, logprob_TV.gather(1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, -torch.inf))
+        close(found.tail_T, left_out(logprob_TV, found.ids_TK))
 
 
 def left_out(logprob_TV: torch.Tensor, ids_TK: np.ndarray) -> torch.Tensor:
@@ -130,8 +130,8 @@ def request_of(contexts: Sequence[Sequence[int]], completions: Sequence[Sequence
 
 
 def test_an_empty_batch_gives_empty_arrays(model: Model) -> None:
-    numbers = scoring.score(model, request_of([[1]], []))
-    assert numbers.logprob_T.shape == (0,) and numbers.hidden_TD is not None and numbers.hidden_TD.shape == (0, 32)
+    found = scoring.score(model, request_of([[1]], []))
+    assert found.logprob_T.shape == (0,) and found.hidden_TD is not None and found.hidden_TD.shape == (0, 32)
 
 
 def test_nothing_about_the_context_is_returned(model: Model) -> None:
@@ -142,14 +142,14 @@ def test_nothing_about_the_context_is_returned(model: Model) -> None:
 def test_a_tiny_tail_keeps_its_digits() -> None:
     logits = torch.tensor([[0.0, -60.0, -60.0, -90.0]])
     lse = logits.logsumexp(1)
-    tail = scoring._tail(logits.clone(), torch.tensor([[0]]), lse)
-    assert tail.item() == pytest.approx(-60 + np.log(2), abs=1e-4)
+    found = numbers.tail(logits.clone(), torch.tensor([[0]]), logits[:, :1] - lse[:, None], lse)
+    assert found.item() == pytest.approx(-60 + np.log(2), abs=1e-4)
 
 
 def test_logits_are_made_in_blocks(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     request = request_of([[1, 2]], [list(range(20)), list(range(20, 40))])
     whole = scoring.score(model, request)
-    monkeypatch.setattr(scoring, "BLOCK_LOGITS", 3 * V)
+    monkeypatch.setattr(numbers, "BLOCK_LOGITS", 3 * V)
     rows: list[int] = []
     linear = torch.nn.functional.linear
 
