@@ -1,14 +1,24 @@
-"""One optimizer step: AdamW, linear warm-up, clipping by the global gradient norm, an update held to a constraint."""
+"""One optimizer step: AdamW, a learning rate by schedule, clipping by the global gradient norm, an update held to a
+constraint.
+
+A constraint holds the *update*: where a mask is closed the weight keeps its bits, weight decay or not, while norms and
+moments are those of the whole gradient.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
-from preceptor.wire.runs import Training
+from preceptor.wire.training import Training
 from preceptor_trainer.recipe import Constraint
+
+MASK = "mask"
+"""What a mask is called among a parameter's tensors in a saved state."""
 
 
 class NonFiniteGradient(FloatingPointError):
@@ -16,20 +26,20 @@ class NonFiniteGradient(FloatingPointError):
 
 
 class Optimizer:
-    """AdamW over the parameters that the recipe's constraint lets move."""
+    """AdamW over the parameters that may move: a LoRA student's adapters, else what the recipe's constraint names."""
 
     def __init__(self, module: nn.Module, training: Training, constraint: Constraint) -> None:
         self._training = training
-        named = [(name, each) for name, each in module.named_parameters() if constraint.trains(name)]
+        named = dict(movable(module, training, constraint))
         if not named:
             raise ValueError("constraint: no parameter of this student may move; there is nothing to train")
-        trained = {name for name, _ in named}
         for name, each in module.named_parameters():
-            each.requires_grad_(name in trained)
-        self._names = [name for name, _ in named]
-        self._parameters: list[nn.Parameter] = [each for _, each in named]
+            each.requires_grad_(name in named)
+        masks = {name: constraint.mask(name, each.detach()) for name, each in named.items()}
+        self._named = named
+        self._masks = {name: mask for name, mask in masks.items() if mask is not None}
         self._adamw = torch.optim.AdamW(
-            self._parameters,
+            self._named.values(),
             lr=training.learning_rate,
             betas=training.betas,
             weight_decay=training.weight_decay,
@@ -40,11 +50,17 @@ class Optimizer:
 
     def learning_rate(self, step: int) -> float:
         """At a step counted from 1."""
-        return self._training.learning_rate * min(1.0, step / max(self._training.warmup_steps, 1))
+        training = self._training
+        peak, warmup = training.learning_rate, training.warmup_steps
+        if step <= warmup or training.schedule == "constant":
+            return peak * min(1.0, step / max(warmup, 1))
+        final = training.final_learning_rate or 0.0
+        share = (step - warmup) / (training.steps - warmup + 1)
+        return final + (peak - final) * (1 - share if training.schedule == "linear" else (1 + cos(pi * share)) / 2)
 
     def step(self, step: int) -> float:
         """Apply the gradients that were accumulated; returns their norm before clipping. Raises NonFiniteGradient."""
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._training.clip_norm))
+        norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._training.clip_norm))
         if not norm < float("inf"):
             self.zero_grad()
             raise NonFiniteGradient(
@@ -52,28 +68,50 @@ class Optimizer:
             )
         for group in self._adamw.param_groups:
             group["lr"] = self.learning_rate(step)
+        held = {name: self._named[name].detach().clone() for name in self._masks}
         self._adamw.step()
+        for name, before in held.items():
+            after = self._named[name].detach()
+            after.copy_(torch.where(self._masks[name], after, before))
         self.zero_grad()
         return norm
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on, as named tensors."""
-        return {
+        moments = {
             f"{name}/{key}": torch.as_tensor(value)
-            for name, each in zip(self._names, self._parameters, strict=True)
+            for name, each in self._named.items()
             for key, value in self._adamw.state.get(each, {}).items()
         }
+        return moments | {f"{name}/{MASK}": mask for name, mask in self._masks.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a saved state. Raises ValueError when it is of other parameters."""
-        unknown = {key.rsplit("/", 1)[0] for key in state} - set(self._names)
-        if unknown:
+        """Take up a saved state; an empty one begins anew. Raises ValueError when it is of other parameters."""
+        held: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in state.items():
+            name, _, what = key.rpartition("/")
+            held[name][what] = value.clone()
+        if unknown := held.keys() - self._named.keys():
             raise ValueError(
                 f"the checkpoint's optimizer state is of other parameters: {', '.join(sorted(unknown)[:3])}"
             )
-        for name, each in zip(self._names, self._parameters, strict=True):
-            held = {
-                key.rsplit("/", 1)[1]: value.clone() for key, value in state.items() if key.rsplit("/", 1)[0] == name
-            }
-            if held:
-                self._adamw.state[each] = held
+        self._adamw.state.clear()
+        for name, each in self._named.items():
+            mine = held.get(name, {})
+            if (mask := mine.pop(MASK, None)) is not None:
+                self._masks[name] = mask
+            if mine:
+                self._adamw.state[each] = mine
+
+
+def movable(module: nn.Module, training: Training, constraint: Constraint) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that a run may move, in the module's order."""
+    named = list(module.named_parameters())
+    if training.lora is not None:
+        return [(name, each) for name, each in named if is_adapter(name)]
+    return [(name, each) for name, each in named if constraint.trains(name)]
+
+
+def is_adapter(parameter: str) -> bool:
+    """Whether the parameter of this name belongs to a low-rank adapter."""
+    return ".lora_" in parameter

@@ -269,6 +269,11 @@ class Constraint(Part):
     def trains(self, parameter: str) -> bool:
         """Whether the parameter of this name may move."""
 
+    def mask(self, parameter: str, weight: Tensor) -> Tensor | None:
+        """Which of its elements may move (True), of the weight's shape; None: all. Asked once, of the weights that the
+        run begins with."""
+        return None
+
 
 class AllWeights(Constraint, kind="all"):
     """Full fine-tuning."""
