@@ -39,8 +39,9 @@ def to_f8(array: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.flo
 
 
 def from_f8(codes: NDArray[np.uint8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[T, D] codes and [T] scales to float32."""
-    return _e4m3()[codes] * scale[:, None]
+    """[T, D] codes and [T] scales to float32; infinite where a scale is too large for its codes."""
+    with np.errstate(over="ignore", invalid="ignore"):  # scales are somebody's answer: whoever reads it judges it
+        return _e4m3()[codes] * scale[:, None]
 
 
 def _e4m3() -> NDArray[np.float32]:

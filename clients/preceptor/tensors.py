@@ -171,9 +171,12 @@ def _entry(name: str, value: object, size: int, storage: Mapping[str, str]) -> E
     if offsets is None or len(offsets) != 2 or not offsets[0] <= offsets[1] <= size:
         raise _bad(name, f"has offsets outside the body of {size} bytes")
     begin, end = offsets
-    wanted = math.prod(shape) * np.dtype(storage[dtype]).itemsize
+    itemsize = np.dtype(storage[dtype]).itemsize
+    wanted = math.prod(shape) * itemsize
     if wanted != end - begin:
         raise _bad(name, f"has {end - begin} bytes, but {dtype} {_short(list(shape))} takes {_short(wanted)}")
+    if math.prod(filter(None, shape)) * itemsize >= 2**63:  # numpy refuses it even where another dimension is 0
+        raise _bad(name, f"has the shape {_short(list(shape))}, which no array can have")
     return Entry(name, dtype, shape, begin, end)
 
 

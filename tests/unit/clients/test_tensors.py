@@ -94,6 +94,7 @@ def test_the_same_arrays_are_the_same_bytes_in_any_order() -> None:
         (frame_of({"x": entry(shape=[True])}, b"0000"), "whole numbers"),
         (frame_of({"x": entry(shape=[1.0])}, b"0000"), "whole numbers"),
         (frame_of({"x": entry(shape=[2**63 - 1] * 4)}, b"0000"), "takes"),
+        (frame_of({"x": entry(shape=[0, 2**62], offsets=[0, 0])}), "no array can have"),
         (frame_of({"x": entry(shape=[1] * 9)}, b"0000"), "at most 4"),
         (frame_of({"x": entry(offsets=[0, 8])}, b"0000"), "outside"),
         (frame_of({"x": entry(offsets=[4, 0])}, b"0000"), "outside"),
