@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, NotFound, PreceptorError
 from preceptor.pool import TeacherPool
+from preceptor.score_cache import ScoreCache
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.common import Problem
 from preceptor.wire.data import DatasetSource
@@ -37,8 +38,10 @@ class Bench:
     name: str
     """The worker's name, as runs show it."""
     folder: Path
-    """Artifacts, teachers' heads and the runs' working folders."""
+    """Artifacts, teachers' heads and scores, and the runs' working folders."""
     cache: ArtifactCache
+    scores: ScoreCache | None = None
+    """Where scores of frozen teachers are kept; None: nowhere."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process has been told to stop."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -31,5 +32,9 @@ class WorkerSettings(ServiceSettings):
     """Where artifacts, teachers' heads and working folders lie."""
     cache_bytes: int = Field(20_000_000_000, ge=0)
     """How much of the disk artifacts may take before the least recently used go."""
+    score_cache_bytes: int = Field(2**30, ge=0)
+    """How much of the disk the scores of frozen teachers may take before the least recently used go; 0 keeps none."""
+    score_cache_by: Literal["request", "completion"] = "request"
+    """What is one entry: `request` gives the same bits as the teacher, `completion` more hits; docs/teachers.md."""
     worker_name: str = Field(default_factory=_own_name, min_length=1, max_length=100)
     """What runs show as their worker."""
