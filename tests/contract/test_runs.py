@@ -147,7 +147,7 @@ def test_what_has_not_ended_cannot_be_resumed(house: House, state: str):
     run = house.run()
     if state == "running":
         house.admin.runs.lease(run.id, "w")
-    with pytest.raises(Conflict, match=f"is {state}; only a failed or cancelled one"):
+    with pytest.raises(Conflict, match=f"is {state}; only a paused, failed or cancelled one"):
         house.admin.runs.resume(run.id)
 
 

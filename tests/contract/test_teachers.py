@@ -42,10 +42,18 @@ def test_a_teacher_that_does_not_answer_is_not_registered(house: House):
     assert house.admin.teachers.list() == ()
 
 
-def test_a_teacher_that_is_not_what_it_says_is_registered_and_gets_no_runs(house: House):
+def test_a_teacher_that_is_not_what_it_says_is_refused_and_one_that_ceases_to_be_it_is_degraded(house: House):
     url = serve(house)
     house.faculty.failing.add(url)
-    assert house.admin.teachers.add(TeacherCreate(name="odd", url=url)).state is TeacherState.DEGRADED
+    with pytest.raises(Invalid, match="this server is refused: it failed the check 'parity'"):
+        house.admin.teachers.add(TeacherCreate(name="odd", url=url))
+    assert house.admin.teachers.list() == (), "nothing is stored"
+    house.faculty.failing.clear()
+    house.admin.teachers.add(TeacherCreate(name="odd", url=url))
+    house.faculty.failing.add(url)
+    degraded = house.admin.teachers.probe("odd")
+    assert degraded.state is TeacherState.DEGRADED
+    assert degraded.endpoints[0].trouble == "parity: Log-probabilities agree within 1e-4."
     house.faculty.failing.clear()
     assert house.admin.teachers.probe("odd").state is TeacherState.READY
 

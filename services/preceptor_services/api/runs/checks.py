@@ -15,11 +15,10 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ArtifactKind, ModelFacts
-from preceptor.wire.runs import Alignment, RunCreate, Training
-from preceptor.wire.teachers import Card, Support, TeacherState, Values
+from preceptor.wire.runs import RunCreate, Training
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
-from preceptor_services.api.teachers import service as teachers
+from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
 from preceptor_services.problems import invalid
 from preceptor_trainer import recipes
 from preceptor_trainer.recipe import Recipe
@@ -38,10 +37,9 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     recipe = _recipe(wish)
     training = _training(recipe, wish.training)
     student = _student(session, wish.student)
-    cards = _cards(session, recipe, wish.teachers)
+    cards = cards_of(session, recipe, wish)
     longest = check_data(session, recipe, wish.data, training, student)
-    for role, card in sorted(cards.items()):
-        _suits(role, wish.teachers[role], card, recipe, student, longest, wish.alignment)
+    check_suit(cards, recipe, student, longest, wish.alignment)
     return Accepted(recipe=recipe, training=training)
 
 
@@ -114,120 +112,3 @@ def _student(session: Session, artifact_id: str) -> ModelFacts:
             remedy="Push the folder of an instruction model, or add chat_template.jinja to it.",
         )
     return facts
-
-
-def _cards(session: Session, recipe: Recipe, wished: Mapping[str, str]) -> dict[str, Card]:
-    if unknown := sorted(wished.keys() - recipe.roles):
-        roles = ", ".join(sorted(recipe.roles)) or "none"
-        raise Invalid(
-            f"teachers.{unknown[0]}: the recipe has no such role; it has {roles}.",
-            field=f"teachers.{unknown[0]}",
-            remedy="Leave it out, or name the role that you mean.",
-        )
-    if absent := sorted(recipe.roles - wished.keys()):
-        raise Invalid(
-            f"teachers.{absent[0]}: the recipe needs a teacher for this role, and the run names none.",
-            field=f"teachers.{absent[0]}",
-            remedy=f'Name a registered teacher: {{"teachers": {{"{absent[0]}": "NAME"}}}}.',
-        )
-    return {role: _card(session, role, name) for role, name in wished.items()}
-
-
-def _card(session: Session, role: str, name: str) -> Card:
-    field = f"teachers.{role}"
-    teacher = teachers.find(session, name)
-    if teacher is None:
-        known = [each.name for each in teachers.every(session)]
-        near = get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}." if known else "Register one."
-        raise Invalid(f"{field}: there is no teacher {name[:100]!r}.", field=field, remedy=hint)
-    if teacher.state != TeacherState.READY.value or teacher.card is None:
-        raise Invalid(
-            f"{field}: teacher {name} is {teacher.state}, and takes no new runs.",
-            field=field,
-            remedy=f"See why with GET /v1/teachers/{name}, and probe it again.",
-        )
-    return teacher.card
-
-
-def _suits(
-    role: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment
-) -> None:
-    """Whether a teacher can say what the recipe wants to know of this student. `longest`: tokens, a lower bound."""
-    field = f"teachers.{role}"
-    if not card.supports:
-        raise Invalid(
-            f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
-            field=field,
-            remedy="Choose a teacher that offers a support.",
-        )
-    foreign = card.tokenizer.fingerprint != student.fingerprint
-    if foreign:
-        _can_be_aligned(field, name, card, recipe, student, alignment)
-    if recipe.support not in card.supports:
-        offered = ", ".join(card.supports) or "none"
-        raise Invalid(
-            f"{field}: the recipe needs the support {recipe.support.value}, and teacher {name} offers {offered}.",
-            field=field,
-            remedy="Choose another teacher, or a recipe that needs less.",
-        )
-    if recipe.support is Support.FULL and card.tokenizer.vocab_size != student.vocab_size:
-        raise Invalid(
-            f"{field}: teacher {name} has {card.tokenizer.vocab_size} outputs and the student {student.vocab_size}.",
-            field=field,
-            remedy="Choose a teacher with as many, or a recipe that compares sampled tokens only.",
-        )
-    if card.values is not Values.RAW:
-        raise Invalid(
-            f"{field}: teacher {name} gives tempered log-probabilities, and recipes want the model's own.",
-            field=field,
-            remedy="Start it without temperature and filters.",
-        )
-    wanted = recipe.rollout.max_tokens + longest
-    # A foreign tokenizer makes other lengths of the same text: what is too long for it shows when it is read.
-    if wanted > card.limits.max_tokens and not foreign:
-        prompts = f", after prompts of {longest} tokens or more," if longest else ""
-        raise Invalid(
-            f"overrides.rollout.max_tokens: completions of up to {recipe.rollout.max_tokens} tokens{prompts} do not "
-            f"fit teacher {name}, which reads {card.limits.max_tokens}.",
-            field="overrides.rollout.max_tokens",
-            remedy=f"Lower it to {max(card.limits.max_tokens - longest, 1)} or less, or choose another teacher.",
-        )
-
-
-def _can_be_aligned(
-    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, alignment: Alignment
-) -> None:
-    """Whether a teacher with another tokenizer than the student's can be heard all the same."""
-    if alignment == "ids":
-        stated = card.tokenizer.fingerprint
-        its = f"its tokenizer is {stated[:19]}" if stated else "its tokenizer is not known"
-        raise Invalid(
-            f"{field}: teacher {name} reads other tokens than the student does ({its}, the student's "
-            f"{student.fingerprint[:19]}).",
-            field=field,
-            remedy='Choose a teacher with the student\'s tokenizer, or set alignment = "bytes" and a recipe that needs '
-            "no more than the sampled tokens' scores.",
-        )
-    if recipe.support is not Support.SAMPLED:
-        raise Invalid(
-            f"alignment: teacher {name} has another tokenizer, so that only what was written can be scored, and the "
-            f"recipe needs the support {recipe.support.value}: distributions over other tokens cannot be compared.",
-            field="alignment",
-            remedy="Choose a recipe that needs the support sampled (opd), or a teacher with the student's tokenizer.",
-        )
-    for whose, reason in ((f"teacher {name}", card.tokenizer.unalignable), ("the student", student.unalignable)):
-        if reason is not None:
-            raise Invalid(
-                f"alignment: {whose} has a tokenizer that cannot be aligned by bytes: {reason}.",
-                field="alignment",
-                remedy="Choose models whose tokens are the bytes of the text: byte-level BPE, or SentencePiece with "
-                "byte fallback and no normaliser.",
-            )
-    if card.tokenizer_file is None or card.tokenizer.chat_template is None:
-        lacks = "does not serve its tokenizer" if card.tokenizer_file is None else "has no chat template"
-        raise Invalid(
-            f"alignment: teacher {name} {lacks}, so that no text can be put to it in its own tokens.",
-            field="alignment",
-            remedy="Serve the model with `preceptor teacher serve`, from a folder with a chat template.",
-        )

@@ -90,9 +90,15 @@ def cancel_run(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> R
     return service.cancel(plane, unit, run_id)
 
 
+@ROUTER.post("/runs/{run_id}/pause")
+def pause_run(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Run:
+    """Pause a running run within one step: its worker checkpoints it and is free for another."""
+    return service.pause(plane, unit, run_id)
+
+
 @ROUTER.post("/runs/{run_id}/resume")
 def resume_run(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Run:
-    """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+    """Queue a paused, failed or cancelled run again; it goes on from its last checkpoint."""
     return service.resume(plane, unit, run_id)
 
 

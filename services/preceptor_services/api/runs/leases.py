@@ -18,8 +18,10 @@ from preceptor.wire import runs as wire
 from preceptor.wire.teachers import TeacherKind
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
-from preceptor_services.api.runs.service import enqueue, roles_of, shown
+from preceptor_services.api.runs.roles import Roles, roles_of
+from preceptor_services.api.runs.service import enqueue, shown
 from preceptor_services.api.teachers import service as teachers
+from preceptor_services.api.teachers.states import addresses, in_use
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 
@@ -31,7 +33,8 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
     session, at = unit.session, plane.clock()
     table = models.Run
     until = at + timedelta(seconds=plane.settings.lease_seconds)
-    expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & table.cancel_requested.is_(False)
+    wanted = table.cancel_requested.is_(False) & table.pause_requested.is_(False)
+    expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & wanted
     before = history.get(session, run_id)
     lost_by = before.worker
     if _won(session, run_id, table.state == State.QUEUED.value, worker, at, until):
@@ -45,13 +48,14 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
         history.moved(session, run, State.RUNNING, State.QUEUED, f"the lease of {lost_by} ended", at)
     attempt = f"taken by {worker}" + (f", attempt {run.attempt}" if run.attempt > 1 else "")
     history.moved(session, run, State.QUEUED, State.RUNNING, attempt, at, worker=worker, attempt=run.attempt)
-    roles = roles_of(session, [run_id]).get(run_id, {})
+    roles = roles_of(session, [run_id]).get(run_id, Roles())
     return wire.LeaseGrant(
         run=shown(run, roles),
         fence=run.fence,
         until=until,
         ttl_seconds=plane.settings.lease_seconds,
-        teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.items()},
+        teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.teachers.items()},
+        fallbacks={role: _endpoint(session, run_id, role, name) for role, name in roles.fallbacks.items()},
         recorded_step=run.step,
     )
 
@@ -80,8 +84,8 @@ def _why_not(session: Session, run_id: str, at: datetime) -> Conflict:
     run = session.get_one(models.Run, run_id, populate_existing=True)
     if run.state != State.RUNNING.value:
         return Conflict(f"Run {run_id} is {run.state}; there is nothing to advance.", field="state")
-    if run.cancel_requested and run.lease_until is not None and run.lease_until <= at:
-        return Conflict(f"Run {run_id} is being cancelled.", field="state")
+    if run.lease_until is not None and run.lease_until <= at and (run.cancel_requested or run.pause_requested):
+        return Conflict(f"Run {run_id} is being {'cancelled' if run.cancel_requested else 'paused'}.", field="state")
     return Conflict(f"Run {run_id} is held by {run.worker} until {run.lease_until}.", field="worker")
 
 
@@ -89,8 +93,14 @@ def _endpoint(session: Session, run_id: str, role: str, name: str) -> wire.Teach
     teacher = teachers.find(session, name)
     if teacher is None or teacher.card is None:
         raise Conflict(f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.")
+    first, *others = in_use(teacher)
     return wire.TeacherEndpoint(
-        name=name, url=teacher.url, kind=TeacherKind(teacher.kind), key_env=teacher.key_env, card=teacher.card
+        name=name,
+        url=first.url,
+        kind=TeacherKind(teacher.kind),
+        key_env=first.key_env,
+        replicas=tuple(others),
+        card=teacher.card,
     )
 
 
@@ -115,17 +125,20 @@ def lost(run: models.Run, fence: int) -> LeaseLost:
     )
 
 
-def beat(plane: Plane, run: models.Run, at: datetime) -> wire.LeaseStatus:
-    """Let the lease last; says what the worker is to do."""
+def beat(plane: Plane, session: Session, run: models.Run, at: datetime) -> wire.LeaseStatus:
+    """Let the lease last; says what the worker is to do, and where its teachers answer now."""
     run.lease_until = until = at + timedelta(seconds=plane.settings.lease_seconds)
-    return wire.LeaseStatus(until=until, cancel=run.cancel_requested)
+    return wire.LeaseStatus(
+        until=until, cancel=run.cancel_requested, pause=run.pause_requested, teachers=addresses(session, run.id)
+    )
 
 
 def release(plane: Plane, unit: Unit, run_id: str, fence: int) -> None:
     """Take the lease back from a worker that gives it up. Doing it again changes nothing."""
     session, at = unit.session, plane.clock()
     run = history.get(session, run_id, lock=True)
-    if run.state in (State.QUEUED.value, State.CANCELLED.value) and run.fence == fence and run.lease_until is None:
+    ended = (State.QUEUED.value, State.PAUSED.value, State.CANCELLED.value)
+    if run.state in ended and run.fence == fence and run.lease_until is None:
         return
     run = held(session, run_id, fence)
     _end(plane, unit, run, f"given back by {run.worker}", at)
@@ -149,7 +162,13 @@ def expired(session: Session, at: datetime) -> list[str]:
 
 
 def _end(plane: Plane, unit: Unit, run: models.Run, reason: str, at: datetime) -> None:
-    run.state, run.lease_until, run.updated_at = State.QUEUED.value, None, at
+    run.lease_until, run.updated_at = None, at
+    if run.pause_requested and not run.cancel_requested:
+        run.state, run.pause_requested = State.PAUSED.value, False
+        history.moved(unit.session, run, State.RUNNING, State.PAUSED, f"paused; {reason}", at)
+        unit.session.flush()
+        return
+    run.state, run.pause_requested = State.QUEUED.value, False
     history.moved(unit.session, run, State.RUNNING, State.QUEUED, reason, at)
     if run.cancel_requested:
         run.state, run.finished_at = State.CANCELLED.value, at

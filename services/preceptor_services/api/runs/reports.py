@@ -16,7 +16,8 @@ from preceptor.wire.artifacts import ArtifactKind
 from preceptor_services.api.artifacts.service import forget, ready_facts
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, leases
-from preceptor_services.api.runs.service import roles_of, shown
+from preceptor_services.api.runs.roles import Roles, roles_of
+from preceptor_services.api.runs.service import shown
 from preceptor_services.db import models
 from preceptor_services.db.columns import plain
 from preceptor_services.db.session import Unit
@@ -41,7 +42,7 @@ def steps(plane: Plane, unit: Unit, run_id: str, report: wire.StepsReport) -> wi
     news += _evaluations(session, run_id, report.evaluations, at)
     if news:
         run.updated_at = at
-    status = leases.beat(plane, run, at)
+    status = leases.beat(plane, session, run, at)
     session.flush()
     history.tell(session, run_id, news, at)
     return status
@@ -102,14 +103,14 @@ def _evaluations(session: Session, run_id: str, evaluations: Sequence[wire.Evalu
 
 def heartbeat(plane: Plane, unit: Unit, run_id: str, fence: int) -> wire.LeaseStatus:
     """The worker is alive."""
-    return leases.beat(plane, leases.held(unit.session, run_id, fence), plane.clock())
+    return leases.beat(plane, unit.session, leases.held(unit.session, run_id, fence), plane.clock())
 
 
 def note(plane: Plane, unit: Unit, run_id: str, note: wire.Note) -> wire.LeaseStatus:
     """Tell whoever watches the run something."""
     session, at = unit.session, plane.clock()
     run = leases.held(session, run_id, note.fence)
-    status = leases.beat(plane, run, at)
+    status = leases.beat(plane, session, run, at)
     session.flush()
     history.tell(session, run_id, [(note.kind, plain(note)["data"])], at)
     return status
@@ -126,7 +127,7 @@ def checkpoint(plane: Plane, unit: Unit, run_id: str, report: wire.CheckpointRep
             field="step",
             remedy="Report the steps first, or a resumed run would lack them.",
         )
-    status = leases.beat(plane, run, at)
+    status = leases.beat(plane, session, run, at)
     newer = run.checkpoint_step is None or report.step >= run.checkpoint_step
     if newer and (run.checkpoint_step, run.checkpoint_artifact) != (report.step, report.artifact):
         run.checkpoint_step, run.checkpoint_artifact, run.updated_at = report.step, report.artifact, at
@@ -151,13 +152,14 @@ def finish(plane: Plane, unit: Unit, run_id: str, finish: wire.Finish) -> wire.R
     """End the run and the lease."""
     session, at = unit.session, plane.clock()
     run = history.get(session, run_id, lock=True)
-    roles = roles_of(session, [run_id]).get(run_id, {})
+    roles = roles_of(session, [run_id]).get(run_id, Roles())
     if run.fence == finish.fence and run.state == finish.state.value:
         return shown(run, roles)  # the answer was lost, and the worker asks again
     run = leases.held(session, run_id, finish.fence)
     _check_finish(session, finish)
     run.state, run.lease_until, run.updated_at, run.finished_at = finish.state.value, None, at, at
-    run.error, run.result, run.cancel_requested = finish.error, finish.result, False
+    run.error, run.result = finish.error, finish.result
+    run.cancel_requested = run.pause_requested = False
     session.flush()
     if finish.error is not None:
         history.tell(session, run_id, [("error", plain(finish.error))], at)

@@ -1,11 +1,10 @@
-"""Runs as their users know them: started, found, cancelled, resumed."""
+"""Runs as their users know them: started, found, paused, cancelled, resumed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import select, text, update
@@ -20,6 +19,7 @@ from preceptor_services.api.plane import Plane
 from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.checks import check
+from preceptor_services.api.runs.roles import Roles, roles_of, rows
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 State = wire.RunState
 
 
-def shown(run: models.Run, roles: Mapping[str, str]) -> wire.Run:
+def shown(run: models.Run, roles: Roles) -> wire.Run:
     """A run as it travels."""
     checkpoint = None
     if run.checkpoint_step is not None and run.checkpoint_artifact is not None:
@@ -42,7 +42,8 @@ def shown(run: models.Run, roles: Mapping[str, str]) -> wire.Run:
         overrides=run.overrides,
         resolved=run.resolved,
         student=run.student,
-        teachers=dict(roles),
+        teachers=roles.teachers,
+        fallbacks=roles.fallbacks,
         data=run.data,
         training=run.training,
         alignment=run.alignment,
@@ -59,22 +60,13 @@ def shown(run: models.Run, roles: Mapping[str, str]) -> wire.Run:
         attempt=run.attempt,
         checkpoint=checkpoint,
         cancel_requested=run.cancel_requested,
+        pause_requested=run.pause_requested,
     )
 
 
 def show(session: Session, run_id: str) -> wire.Run:
     """One run. Raises NotFound."""
-    run = history.get(session, run_id)
-    return shown(run, roles_of(session, [run_id]).get(run_id, {}))
-
-
-def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Teacher names by role, by run."""
-    table = models.RunTeacher
-    found: dict[str, dict[str, str]] = {}
-    for each in session.scalars(select(table).where(table.run_id.in_(run_ids)).order_by(table.role)):
-        found.setdefault(each.run_id, {})[each.role] = each.teacher
-    return found
+    return _shown(session, history.get(session, run_id))
 
 
 def page(
@@ -92,7 +84,7 @@ def page(
     found = list(session.scalars(query))
     more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
     roles = roles_of(session, [each.id for each in found])
-    return Page(items=tuple(shown(each, roles.get(each.id, {})) for each in found[:limit]), next_cursor=more)
+    return Page(items=tuple(shown(each, roles.get(each.id, Roles())) for each in found[:limit]), next_cursor=more)
 
 
 def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempotency_key: str | None) -> wire.Run:
@@ -110,7 +102,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
                     field="idempotency-key",
                     remedy="Use a new key for a new run.",
                 )
-            return shown(held, roles_of(session, [held.id]).get(held.id, {}))
+            return _shown(session, held)
     accepted = check(session, wish)
     run_id = new_id("run")
     run = models.Run(
@@ -129,6 +121,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
         attempt=0,
         last_event=0,
         cancel_requested=False,
+        pause_requested=False,
         created_at=at,
         updated_at=at,
         created_by=key_id,
@@ -137,12 +130,10 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
     )
     session.add(run)
     session.flush()
-    session.add_all(
-        models.RunTeacher(run_id=run_id, role=role, teacher=name) for role, name in sorted(wish.teachers.items())
-    )
+    session.add_all(rows(run_id, Roles(wish.teachers, wish.fallbacks)))
     history.moved(session, run, None, State.QUEUED, "submitted", at)
     enqueue(plane, unit, run)
-    return shown(run, dict(sorted(wish.teachers.items())))
+    return _shown(session, run)
 
 
 def cancel(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
@@ -159,29 +150,68 @@ def cancel(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
         run.cancel_requested, run.updated_at = True, at
         history.tell(session, run_id, [("note", {"message": "Cancel requested; the worker stops within a step."})], at)
     session.flush()
-    return shown(run, roles_of(session, [run_id]).get(run_id, {}))
+    return _shown(session, run)
 
 
-def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
-    """Queue what failed or was cancelled again; a worker goes on from the last checkpoint."""
+def pause(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
+    """Ask the worker to stop after its step, with a checkpoint, and to give the run back. Again changes nothing."""
     session, at = unit.session, plane.clock()
     run = history.get(session, run_id, lock=True)
     state = State(run.state)
-    if state not in (State.FAILED, State.CANCELLED):
-        raise Conflict(f"Run {run_id} is {state.value}; only a failed or cancelled one can be resumed.")
-    roles = roles_of(session, [run_id]).get(run_id, {})
-    for role, name in roles.items():
-        if teachers.find(session, name) is None:
-            raise Conflict(
-                f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.",
-                remedy="Register it again under this name, or start a new run.",
-            )
+    if state is State.RUNNING and run.cancel_requested:
+        raise Conflict(f"Run {run_id} is being cancelled.", remedy="Resume it when it is.")
+    if state not in (State.RUNNING, State.PAUSED):
+        raise Conflict(f"Run {run_id} is {state.value}; only a running one can be paused.", remedy="Cancel it instead.")
+    if state is State.RUNNING and not run.pause_requested:
+        run.pause_requested, run.updated_at = True, at
+        session.flush()
+        history.tell(session, run_id, [("note", {"message": "Pause requested; the worker stops within a step."})], at)
+    return _shown(session, run)
+
+
+def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
+    """Queue what is paused, failed or was cancelled again; a worker goes on from the last checkpoint.
+
+    A run that a worker has not paused yet simply goes on.
+    """
+    session, at = unit.session, plane.clock()
+    run = history.get(session, run_id, lock=True)
+    state = State(run.state)
+    if state is State.RUNNING and run.pause_requested:
+        run.pause_requested, run.updated_at = False, at
+        session.flush()
+        history.tell(session, run_id, [("note", {"message": "Goes on: the pause was taken back."})], at)
+        return _shown(session, run)
+    if state not in (State.PAUSED, State.FAILED, State.CANCELLED):
+        raise Conflict(f"Run {run_id} is {state.value}; only a paused, failed or cancelled one can be resumed.")
+    _check_teachers(session, run, state)
     run.state, run.updated_at, run.finished_at, run.error = State.QUEUED.value, at, None, None
-    run.cancel_requested = False
+    run.cancel_requested = run.pause_requested = False
     goes_on = "the start" if run.checkpoint_step is None else f"the checkpoint of step {run.checkpoint_step}"
     history.moved(session, run, state, State.QUEUED, f"resumed; goes on from {goes_on}", at)
     enqueue(plane, unit, run)
-    return shown(run, roles)
+    return _shown(session, run)
+
+
+def _check_teachers(session: Session, run: models.Run, state: State) -> None:
+    """Raises Conflict where a teacher of a run that is to be resumed is gone, or takes no more runs."""
+    roles = roles_of(session, [run.id]).get(run.id, Roles())
+    for role, name in (*roles.teachers.items(), *roles.fallbacks.items()):
+        teacher = teachers.find(session, name)
+        if teacher is None:
+            raise Conflict(
+                f"Run {run.id} needs teacher {name} as {role}, which is not registered any more.",
+                remedy="Register it again under this name, or start a new run.",
+            )
+        if teacher.drained and state is not State.PAUSED:  # a paused run never ceased to need it
+            raise Conflict(
+                f"Run {run.id} needs teacher {name} as {role}, which is draining and takes no more runs.",
+                remedy=f"Let it have runs again (`preceptor teachers drain {name} --undo`), or start a new run.",
+            )
+
+
+def _shown(session: Session, run: models.Run) -> wire.Run:
+    return shown(run, roles_of(session, [run.id]).get(run.id, Roles()))
 
 
 def enqueue(plane: Plane, unit: Unit, run: models.Run) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import Body
 
-from preceptor.wire.teachers import Teacher, TeacherCreate
+from preceptor.wire.teachers import EndpointCreate, Teacher, TeacherCreate
 from preceptor_services.api.deps import Admin, PlaneDep, Reader, Runner, UnitDep, router
-from preceptor_services.api.teachers import service
+from preceptor_services.api.teachers import replicas, service
+from preceptor_services.api.teachers.states import shown
 
 ROUTER = router("teachers")
 _WISH = Body(
@@ -19,11 +20,19 @@ _WISH = Body(
         }
     }
 )
+_ENDPOINT = Body(
+    openapi_examples={
+        "second": {
+            "summary": "The same model on another machine",
+            "value": {"url": "http://10.0.0.8:8421", "key_env": "PRECEPTOR_TEACHER_KEY"},
+        }
+    }
+)
 
 
 @ROUTER.post("/teachers", status_code=201)
 def register_teacher(wish: Annotated[TeacherCreate, _WISH], caller: Admin, plane: PlaneDep) -> Teacher:
-    """Register a teacher. It is called first: the answer holds its card and what the probe found."""
+    """Register a teacher. It is called first, and refused where it is not what it says."""
     return service.add(plane, wish)
 
 
@@ -36,12 +45,12 @@ def list_teachers(caller: Reader, unit: UnitDep) -> tuple[Teacher, ...]:
 @ROUTER.get("/teachers/{name}")
 def show_teacher(name: str, caller: Reader, unit: UnitDep) -> Teacher:
     """One teacher, with its card and its last probe."""
-    return service.shown(service.get(unit.session, name))
+    return shown(service.get(unit.session, name))
 
 
 @ROUTER.post("/teachers/{name}/probe")
 def probe_teacher(name: str, caller: Runner, plane: PlaneDep) -> Teacher:
-    """Look again whether it is what it says."""
+    """Look again, at all its endpoints, whether it is what it says."""
     return service.probe(plane, name)
 
 
@@ -61,3 +70,27 @@ def undrain_teacher(name: str, caller: Admin, plane: PlaneDep) -> Teacher:
 def delete_teacher(name: str, caller: Admin, unit: UnitDep) -> None:
     """Forget it. Refused while a run that has not ended needs it."""
     service.remove(unit.session, name)
+
+
+@ROUTER.post("/teachers/{name}/endpoints", status_code=201)
+def add_endpoint(name: str, wish: Annotated[EndpointCreate, _ENDPOINT], caller: Admin, plane: PlaneDep) -> Teacher:
+    """Have a teacher answer at one more URL. It is called first, and refused where it is not the same teacher."""
+    return replicas.add(plane, name, wish)
+
+
+@ROUTER.post("/teachers/{name}/endpoints/{endpoint_id}/drain")
+def drain_endpoint(name: str, endpoint_id: str, caller: Admin, plane: PlaneDep, unit: UnitDep) -> Teacher:
+    """Have runs leave an endpoint as soon as another one is ready."""
+    return replicas.drain(unit.session, name, endpoint_id, plane.clock())
+
+
+@ROUTER.delete("/teachers/{name}/endpoints/{endpoint_id}/drain")
+def undrain_endpoint(name: str, endpoint_id: str, caller: Admin, plane: PlaneDep) -> Teacher:
+    """Have runs ask an endpoint again. It is probed first."""
+    return replicas.undrain(plane, name, endpoint_id)
+
+
+@ROUTER.delete("/teachers/{name}/endpoints/{endpoint_id}")
+def remove_endpoint(name: str, endpoint_id: str, caller: Admin, plane: PlaneDep, unit: UnitDep) -> Teacher:
+    """Have nobody ask an endpoint any more. Refused for a teacher's only one."""
+    return replicas.remove(unit.session, name, endpoint_id, plane.clock())

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from preceptor.adapters import Stock
 from preceptor.errors import Conflict, Invalid, NotFound, PreceptorError
-from preceptor.wire.runs import RunState
-from preceptor.wire.teachers import (
-    Card,
-    Outcome,
-    Probe,
-    ProbeCheck,
-    Teacher,
-    TeacherCreate,
-    TeacherKind,
-    TeacherState,
-    TokenizerCard,
-)
+from preceptor.wire.teachers import Card, Teacher, TeacherCreate, TeacherState
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.teachers.urls import check_url
+from preceptor_services.api.teachers import alike, looks, news
+from preceptor_services.api.teachers.states import shown, users
 from preceptor_services.db import models
-from preceptor_services.settings import PREFIX, read_secret
 
-OWN_SECRETS = frozenset(PREFIX + name for name in ("ADMIN_KEY", "BROKER_URL", "DATABASE_URL", "KEY", "WORKER_KEY"))
-"""What must never be sent to a teacher as its key."""
-UNENDED = (RunState.QUEUED.value, RunState.RUNNING.value, RunState.PAUSED.value)
-
-
-def shown(teacher: models.Teacher) -> Teacher:
-    """A teacher as it travels."""
-    return Teacher(
-        id=teacher.id,
-        name=teacher.name,
-        url=teacher.url,
-        kind=TeacherKind(teacher.kind),
-        key_env=teacher.key_env,
-        state=TeacherState(teacher.state),
-        card=teacher.card,
-        probe=teacher.probe,
-        created_at=teacher.created_at,
-        updated_at=teacher.updated_at,
-    )
+LOOKS_AT_ONCE = 8
+"""Endpoints that are looked at together."""
 
 
 def find(session: Session, name: str) -> models.Teacher | None:
@@ -53,9 +25,10 @@ def find(session: Session, name: str) -> models.Teacher | None:
     return session.scalar(select(models.Teacher).where(models.Teacher.name == name))
 
 
-def get(session: Session, name: str) -> models.Teacher:
-    """The teacher of this name. Raises NotFound."""
-    teacher = find(session, name)
+def get(session: Session, name: str, *, lock: bool = False) -> models.Teacher:
+    """The teacher of this name; with `lock`, as it is now and until the unit of work ends. Raises NotFound."""
+    query = select(models.Teacher).where(models.Teacher.name == name)
+    teacher = session.scalar(query.with_for_update().execution_options(populate_existing=True) if lock else query)
     if teacher is None:
         raise NotFound(f"There is no teacher {name[:100]!r}.", remedy="GET /v1/teachers lists them.")
     return teacher
@@ -67,117 +40,128 @@ def every(session: Session) -> tuple[Teacher, ...]:
 
 
 def add(plane: Plane, wish: TeacherCreate) -> Teacher:
-    """Look at a teacher and register it. Raises Invalid where its URL may not be called or nothing answers there.
+    """Look at a teacher and register it. Raises Invalid where its URL may not be called, nothing answers there, or
+    what answers is not what it says.
 
     Its own units of work: the look takes seconds, and must hold no transaction meanwhile.
     """
     with plane.database.unit(writes=False) as unit:
         _check_free(unit.session, wish.name)
-    check_url(wish.url, plane.settings.refused_networks)
-    key = _key(wish.key_env)
     try:
-        card, probe = plane.probe(wish.url, key, *_how(wish.kind, wish.name, wish.model, wish.tokenizer))
+        card, probe = looks.look(plane, wish.url, wish.key_env, wish.kind, wish.name, wish.model, wish.tokenizer)
+    except Invalid:
+        raise
     except PreceptorError as error:
-        raise Invalid(
-            f"url: no teacher answered. {error}", field="url", remedy="Start it, or correct the URL."
-        ) from error
+        raise silent(error) from error
+    looks.refuse_liars(card, probe)
     with plane.database.unit(writes=True) as unit:
         _check_free(unit.session, wish.name)
         at = plane.clock()
         teacher = models.Teacher(
             id=new_id("teacher"),
             name=wish.name,
-            url=wish.url,
             kind=wish.kind.value,
-            key_env=wish.key_env,
-            state=_state(probe).value,
+            drained=False,
             card=card,
-            probe=probe,
             created_at=at,
             updated_at=at,
         )
+        teacher.endpoints.append(
+            models.Endpoint(
+                id=new_id("endpoint"),
+                url=wish.url,
+                key_env=wish.key_env,
+                state=TeacherState.READY.value,
+                drained=False,
+                probe=probe,
+                created_at=at,
+            )
+        )
         unit.session.add(teacher)
+        unit.session.flush()
         return shown(teacher)
+
+
+def silent(error: PreceptorError) -> Invalid:
+    """The refusal of a URL where nothing gave a card."""
+    return Invalid(f"url: no teacher answered. {error}", field="url", remedy="Start it, or correct the URL.")
 
 
 def probe(plane: Plane, name: str, *, undrain: bool = False) -> Teacher:
-    """Look at a teacher again. One that does not answer is down; one that is drained stays so, unless `undrain`."""
+    """Look at all endpoints of a teacher again. One that does not answer is down; one that is drained stays so.
+
+    The card is what they all say now; where they do not agree, or the tokenizer is another than before, the card stays
+    and those that differ from it are degraded. `undrain`: let the teacher have runs again.
+    """
     with plane.database.unit(writes=False) as unit:
         known = shown(get(unit.session, name))
-    card, found = _look(plane, known)
+    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="probe") as threads:
+        asked = {
+            each.id: threads.submit(looks.look_again, plane, each.url, each.key_env, known.kind, name, known.card)
+            for each in known.endpoints
+        }
+        found = {identifier: future.result() for identifier, future in asked.items()}
     with plane.database.unit(writes=True) as unit:
-        teacher = get(unit.session, name)
-        teacher.card, teacher.probe, teacher.updated_at = card, found, plane.clock()
-        if undrain or teacher.state != TeacherState.DRAINING.value:
-            teacher.state = _state(found).value
+        unit.after_commit(plane.bell.ring)
+        at = plane.clock()
+        teacher = get(unit.session, name, lock=True)
+        teacher.card = _agreed(teacher.card, [card for card, _ in found.values() if card is not None])
+        teacher.updated_at = at
+        if undrain:
+            teacher.drained = False
+        for endpoint in teacher.endpoints:
+            if endpoint.id in found:  # not one that joined meanwhile: it was looked at then
+                record(unit.session, teacher, endpoint, found[endpoint.id], at)
         return shown(teacher)
 
 
+def record(
+    session: Session,
+    teacher: models.Teacher,
+    endpoint: models.Endpoint,
+    found: looks.Found,
+    at: datetime,
+    *,
+    drained: bool | None = None,
+) -> None:
+    """Keep what a probe found at an endpoint, and whether it is to be `drained` from now on (None: as before)."""
+    card, probe = found
+    state, trouble = looks.state_found(probe), looks.trouble_found(probe)
+    if card is not None and teacher.card is not None and (said := alike.other_teacher(teacher.card, card)) is not None:
+        state, trouble = TeacherState.DEGRADED, f"It is not the teacher that was registered: {said}."
+    endpoint.probe = probe
+    news.put(session, teacher, endpoint, state, trouble, at, drained=drained)
+
+
 def drain(session: Session, name: str, at: datetime) -> Teacher:
-    """Give it no new runs."""
-    teacher = get(session, name)
-    teacher.state, teacher.updated_at = TeacherState.DRAINING.value, at
+    """Give it no new runs; those that there are go on asking it."""
+    teacher = get(session, name, lock=True)
+    teacher.drained, teacher.updated_at = True, at
     return shown(teacher)
 
 
 def remove(session: Session, name: str) -> None:
     """Forget it. Raises Conflict while a run that has not ended needs it."""
-    teacher = get(session, name)
-    runs, asked = models.Run, models.RunTeacher
-    needing = select(runs.id).join(asked, asked.run_id == runs.id).where(asked.teacher == name, runs.state.in_(UNENDED))
-    if (run := session.scalar(needing.limit(1))) is not None:
+    teacher = get(session, name, lock=True)
+    if needing := users(session, [name], news.UNENDED).get(name):
         raise Conflict(
-            f"Run {run} still needs teacher {name}.", remedy="Drain it, and delete it when its runs have ended."
+            f"Run {needing[0]} still needs teacher {name}.", remedy="Drain it, and delete it when its runs have ended."
         )
     session.delete(teacher)
 
 
-def _look(plane: Plane, teacher: Teacher) -> tuple[Card | None, Probe]:
-    try:
-        check_url(teacher.url, plane.settings.refused_networks)
-        card = teacher.card
-        model, tokenizer = (None, None) if card is None else (card.model, card.tokenizer)
-        return plane.probe(teacher.url, _key(teacher.key_env), *_how(teacher.kind, teacher.name, model, tokenizer))
-    except PreceptorError as error:
-        silent = ProbeCheck(name="reachable", outcome=Outcome.FAILED, detail=str(error)[:1000])
-        return teacher.card, Probe(at=plane.clock(), ok=False, checks=(silent,))
-
-
-def _how(
-    kind: TeacherKind, name: str, model: str | None, tokenizer: TokenizerCard | None
-) -> tuple[TeacherKind, Stock] | tuple[()]:
-    """How a stock server is looked at: with what it cannot say itself. A Preceptor teacher says everything."""
-    if kind is TeacherKind.PRECEPTOR:
-        return ()
-    return kind, Stock(name=name, model=model, tokenizer=tokenizer)
-
-
-def _state(probe: Probe) -> TeacherState:
-    if probe.ok:
-        return TeacherState.READY
-    silent = any(check.name == "reachable" and check.outcome is Outcome.FAILED for check in probe.checks)
-    return TeacherState.DOWN if silent else TeacherState.DEGRADED
+def _agreed(known: Card | None, found: list[Card]) -> Card | None:
+    """The card after a look at all endpoints."""
+    if not found:
+        return known
+    first = found[0]
+    if any(alike.other_teacher(first, each) is not None for each in found[1:]):
+        return known
+    if known is not None and alike.other_tokenizer(known, first) is not None:
+        return known
+    return first
 
 
 def _check_free(session: Session, name: str) -> None:
     if find(session, name) is not None:
         raise Conflict(f"There is a teacher {name} already.", field="name", remedy="Choose another name, or delete it.")
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if variable in OWN_SECRETS:
-        raise Invalid(
-            f"key_env: {variable} is one of the control plane's own secrets, which no teacher may see.",
-            field="key_env",
-            remedy="Give the teacher a key of its own, in a variable of its own.",
-        )
-    key = read_secret(variable)
-    if not key:
-        raise Invalid(
-            f"key_env: the control plane has no environment variable {variable}, nor {variable}_FILE.",
-            field="key_env",
-            remedy="Set it where the control plane and the workers run, and start them again.",
-        )
-    return key

@@ -7,12 +7,13 @@ from preceptor_services.db.models.artifacts import Artifact, Blob
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
 from preceptor_services.db.models.skills import Skill, SkillBank, SkillBankVersion
-from preceptor_services.db.models.teachers import Teacher
+from preceptor_services.db.models.teachers import Endpoint, Teacher
 
 __all__ = [
     "Artifact",
     "Base",
     "Blob",
+    "Endpoint",
     "Evaluation",
     "Event",
     "Key",

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     String,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -52,6 +53,7 @@ class Run(Base):
     error: Mapped[Problem | None] = mapped_column(Document(Problem))
     result: Mapped[wire.RunResult | None] = mapped_column(Document(wire.RunResult))
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    pause_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
 
     worker: Mapped[str | None] = mapped_column(String(200))
     fence: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -79,6 +81,8 @@ class RunTeacher(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     role: Mapped[str] = mapped_column(String(100), primary_key=True)
     teacher: Mapped[str] = mapped_column(String(100), index=True)
+    fallback: Mapped[str | None] = mapped_column(String(100), index=True)
+    """The teacher that is asked where this one gives no answer."""
 
 
 class Transition(Base):

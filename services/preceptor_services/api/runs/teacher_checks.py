@@ -1,0 +1,199 @@
+"""Whether the teachers that a run names can say what its recipe wants to know: in every role, and in their stead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Invalid
+from preceptor.wire.artifacts import ModelFacts
+from preceptor.wire.runs import Alignment, RunCreate
+from preceptor.wire.teachers import Card, Support, TeacherState, Values
+from preceptor_services.api.teachers import service as teachers
+from preceptor_services.api.teachers.states import teacher_state
+from preceptor_trainer.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A teacher where a wish names it."""
+
+    field: str
+    """`teachers.ROLE` or `fallbacks.ROLE`."""
+    role: str
+    name: str
+    card: Card
+
+
+def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Named]:
+    """All teachers that a wish names. Raises Invalid where one is missing, unknown, or takes no new runs."""
+    _check_roles(recipe.roles, wish.teachers, "teachers")
+    if absent := sorted(recipe.roles - wish.teachers.keys()):
+        raise Invalid(
+            f"teachers.{absent[0]}: the recipe needs a teacher for this role, and the run names none.",
+            field=f"teachers.{absent[0]}",
+            remedy=f'Name a registered teacher: {{"teachers": {{"{absent[0]}": "NAME"}}}}.',
+        )
+    _check_roles(recipe.roles, wish.fallbacks, "fallbacks")
+    _check_fallbacks(recipe, wish)
+    pairs = (("teachers", wish.teachers), ("fallbacks", wish.fallbacks))
+    return [
+        Named(field=f"{field}.{role}", role=role, name=name, card=_card(session, f"{field}.{role}", name))
+        for field, names in pairs
+        for role, name in sorted(names.items())
+    ]
+
+
+def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment) -> None:
+    """Raises Invalid where a teacher does not suit the student and the recipe. `longest`: tokens, a lower bound."""
+    own = {each.role: each for each in named if each.field.startswith("teachers.")}
+    for each in named:
+        _suits(each.field, each.name, each.card, recipe, student, longest, alignment)
+        first = own[each.role]
+        if each.card.tokenizer.fingerprint != first.card.tokenizer.fingerprint:
+            raise Invalid(
+                f"{each.field}: teacher {each.name} has another tokenizer than {first.name}, in whose stead it "
+                "would be asked: one rollout would be put to the two in different tokens.",
+                field=each.field,
+                remedy=f"Choose a fallback with the tokenizer of {first.name}.",
+            )
+
+
+def _check_roles(roles: Collection[str], wished: Mapping[str, str], field: str) -> None:
+    if unknown := sorted(wished.keys() - set(roles)):
+        known = ", ".join(sorted(roles)) or "none"
+        raise Invalid(
+            f"{field}.{unknown[0]}: the recipe has no such role; it has {known}.",
+            field=f"{field}.{unknown[0]}",
+            remedy="Leave it out, or name the role that you mean.",
+        )
+
+
+def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
+    """A fallback is there where a context asks for one, and nowhere else."""
+    falling = {name: each.teacher for name, each in recipe.contexts.items() if each.on_failure == "fallback"}
+    for context, role in sorted(falling.items()):
+        if role not in wish.fallbacks:
+            raise Invalid(
+                f"fallbacks.{role}: the context {context} asks a fallback where its teacher gives no answer "
+                "(on_failure), and the run names none for this role.",
+                field=f"fallbacks.{role}",
+                remedy=f'Name a registered teacher: {{"fallbacks": {{"{role}": "NAME"}}}}.',
+            )
+    for role, name in sorted(wish.fallbacks.items()):
+        if role not in falling.values():
+            context = next(name for name, each in sorted(recipe.contexts.items()) if each.teacher == role)
+            raise Invalid(
+                f"fallbacks.{role}: teacher {name} would never be asked: no context of this role has "
+                "on_failure = fallback.",
+                field=f"fallbacks.{role}",
+                remedy=f'Leave it out, or override: {{"contexts": {{"{context}": {{"on_failure": "fallback"}}}}}}.',
+            )
+        if name == wish.teachers[role]:
+            raise Invalid(
+                f"fallbacks.{role}: teacher {name} fills this role already, and would be asked in its own stead.",
+                field=f"fallbacks.{role}",
+                remedy="Name another teacher.",
+            )
+
+
+def _card(session: Session, field: str, name: str) -> Card:
+    teacher = teachers.find(session, name)
+    if teacher is None:
+        known = [each.name for each in teachers.every(session)]
+        near = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}." if known else "Register one."
+        raise Invalid(f"{field}: there is no teacher {name[:100]!r}.", field=field, remedy=hint)
+    state = teacher_state(teacher)
+    if state is not TeacherState.READY or teacher.card is None:
+        raise Invalid(
+            f"{field}: teacher {name} is {state.value}, and takes no new runs.",
+            field=field,
+            remedy=f"See why with GET /v1/teachers/{name}, and probe it again.",
+        )
+    return teacher.card
+
+
+def _suits(
+    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment
+) -> None:
+    """Whether a teacher can say what the recipe wants to know of this student."""
+    if not card.supports:
+        raise Invalid(
+            f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
+            field=field,
+            remedy="Choose a teacher that offers a support.",
+        )
+    foreign = card.tokenizer.fingerprint != student.fingerprint
+    if foreign:
+        _can_be_aligned(field, name, card, recipe, student, alignment)
+    if recipe.support not in card.supports:
+        offered = ", ".join(card.supports) or "none"
+        raise Invalid(
+            f"{field}: the recipe needs the support {recipe.support.value}, and teacher {name} offers {offered}.",
+            field=field,
+            remedy="Choose another teacher, or a recipe that needs less.",
+        )
+    if recipe.support is Support.FULL and card.tokenizer.vocab_size != student.vocab_size:
+        raise Invalid(
+            f"{field}: teacher {name} has {card.tokenizer.vocab_size} outputs and the student {student.vocab_size}.",
+            field=field,
+            remedy="Choose a teacher with as many, or a recipe that compares sampled tokens only.",
+        )
+    if card.values is not Values.RAW:
+        raise Invalid(
+            f"{field}: teacher {name} gives tempered log-probabilities, and recipes want the model's own.",
+            field=field,
+            remedy="Start it without temperature and filters.",
+        )
+    wanted = recipe.rollout.max_tokens + longest
+    # A foreign tokenizer makes other lengths of the same text: what is too long for it shows when it is read.
+    if wanted > card.limits.max_tokens and not foreign:
+        prompts = f", after prompts of {longest} tokens or more," if longest else ""
+        raise Invalid(
+            f"overrides.rollout.max_tokens: completions of up to {recipe.rollout.max_tokens} tokens{prompts} do not "
+            f"fit teacher {name}, which reads {card.limits.max_tokens}.",
+            field="overrides.rollout.max_tokens",
+            remedy=f"Lower it to {max(card.limits.max_tokens - longest, 1)} or less, or choose another teacher.",
+        )
+
+
+def _can_be_aligned(
+    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, alignment: Alignment
+) -> None:
+    """Whether a teacher with another tokenizer than the student's can be heard all the same."""
+    if alignment == "ids":
+        stated = card.tokenizer.fingerprint
+        its = f"its tokenizer is {stated[:19]}" if stated else "its tokenizer is not known"
+        raise Invalid(
+            f"{field}: teacher {name} reads other tokens than the student does ({its}, the student's "
+            f"{student.fingerprint[:19]}).",
+            field=field,
+            remedy='Choose a teacher with the student\'s tokenizer, or set alignment = "bytes" and a recipe that needs '
+            "no more than the sampled tokens' scores.",
+        )
+    if recipe.support is not Support.SAMPLED:
+        raise Invalid(
+            f"alignment: teacher {name} has another tokenizer, so that only what was written can be scored, and the "
+            f"recipe needs the support {recipe.support.value}: distributions over other tokens cannot be compared.",
+            field="alignment",
+            remedy="Choose a recipe that needs the support sampled (opd), or a teacher with the student's tokenizer.",
+        )
+    for whose, reason in ((f"teacher {name}", card.tokenizer.unalignable), ("the student", student.unalignable)):
+        if reason is not None:
+            raise Invalid(
+                f"alignment: {whose} has a tokenizer that cannot be aligned by bytes: {reason}.",
+                field="alignment",
+                remedy="Choose models whose tokens are the bytes of the text: byte-level BPE, or SentencePiece with "
+                "byte fallback and no normaliser.",
+            )
+    if card.tokenizer_file is None or card.tokenizer.chat_template is None:
+        lacks = "does not serve its tokenizer" if card.tokenizer_file is None else "has no chat template"
+        raise Invalid(
+            f"alignment: teacher {name} {lacks}, so that no text can be put to it in its own tokens.",
+            field="alignment",
+            remedy="Serve the model with `preceptor teacher serve`, from a folder with a chat template.",
+        )
