@@ -17,8 +17,10 @@ from preceptor.twins import request_to_json
 from preceptor.wire.common import Problem
 from preceptor.wire.score import Extra, HiddenDtype, ScoreRequest
 from preceptor.wire.teachers import Support
+from preceptor_services.teacher.backends.hf import HfBackend
 from tests.contract.teaching import Teaching, asked, table, teaching
 from tests.mangling import WILD_VALUES, mangled
+from tests.models import tiny_model_folder
 
 CHUNKS, FRAMES_EACH, BODIES_EACH = 8, 400, 150
 FRAME, JSON = {"Content-Type": "application/x-safetensors"}, {"Content-Type": "application/json"}
@@ -57,6 +59,17 @@ def test_no_frame_breaks_the_service(taught: Teaching, chunk: int) -> None:
     taken = sum(assert_answered(taught.http.post("/v1/score", content=body, headers=FRAME), body) for body in bodies)
     assert taken < FRAMES_EACH // 2
     assert np.isfinite(taught.client.score(asked()).logprob_T).all(), "and the next one is served"
+
+
+def test_no_frame_breaks_a_real_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is taken is computed: shapes that nobody would send must not upset the packing either."""
+    rng, frames = Random(4000), [encode_request(request) for request in REQUESTS]
+    backend = HfBackend(tiny_model_folder(tmp_path_factory.mktemp("model"), vocab=16))
+    with teaching(backend, teacher_max_batch_tokens=256) as taught:
+        for _ in range(600):
+            body = mangled(rng, frames)
+            assert_answered(taught.http.post("/v1/score", content=body, headers=FRAME), body)
+        assert np.isfinite(taught.client.score(asked()).logprob_T).all()
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
