@@ -116,6 +116,12 @@ def teacher_serve(
     engine_python: Annotated[
         str | None, typer.Option(help="The interpreter of the environment that the engine is installed in.")
     ] = None,
+    takes_weights: Annotated[
+        bool, typer.Option("--takes-weights", help="Let other versions of its weights be loaded while it runs.")
+    ] = False,
+    frozen_head: Annotated[
+        bool, typer.Option("--frozen-head", help="Declare that its head never changes, whatever else does.")
+    ] = False,
     as_json: output.Json = False,
 ) -> None:
     """Serve a model as a teacher, its key from PRECEPTOR_TEACHER_KEY. Other settings: docs/operations.md."""
@@ -124,8 +130,8 @@ def teacher_serve(
         from preceptor_services.teacher.serve import serve
         from preceptor_services.teacher.settings import TeacherSettings
     settings = _settings(TeacherSettings)
-    if name is not None:
-        settings = settings.model_copy(update={"teacher_name": name})
+    told = {"teacher_name": name, "teacher_takes_weights": takes_weights, "teacher_frozen_head": frozen_head}
+    settings = settings.model_copy(update={field: value for field, value in told.items() if value})
     _starting(f"teacher {settings.teacher_name}, {model}", f"http://{host}:{port}", as_json)
     if backend not in list(BackendKind):
         known = ", ".join(BackendKind)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from preceptor.errors import Overloaded, PreceptorError
 from preceptor.tensors import CONTENT_TYPE
 from preceptor_services import problems
-from preceptor_services.teacher import completions, scores
+from preceptor_services.teacher import completions, scores, weights
 from preceptor_services.teacher.backends import Backend
 from preceptor_services.teacher.service import Service
 from preceptor_services.teacher.settings import TeacherSettings
@@ -27,19 +27,23 @@ MAX_JSON_BYTES = 16 << 20
 
 
 def create_teacher_app(backend: Backend, settings: TeacherSettings) -> FastAPI:
-    """A teacher's application. Nothing is computed before the first request."""
+    """A teacher's application. Nothing is computed before the first request.
+
+    Raises Invalid where the settings ask for what the backend cannot do.
+    """
     service = Service.of(backend, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.scheduler.close)
+        await run_in_threadpool(service.close)
 
     app = FastAPI(title="Preceptor teacher", version="1", lifespan=lifespan)
     app.state.service = service
     app.add_middleware(Gate, service=service)
     app.include_router(scores.router)
     app.include_router(completions.router)
+    app.include_router(weights.router)
     problems.install(app, "The teacher", openai=completions.PATHS)
 
     @app.get("/healthz", response_class=PlainTextResponse, tags=["health"])
@@ -77,7 +81,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit = self._limit(headers)
+        limit = self._limit(scope["path"], headers)
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -95,7 +99,10 @@ class Gate:
             return
         await self._app(scope, problems.bounded(receive, limit), counted)
 
-    def _limit(self, headers: Headers) -> int:
+    def _limit(self, path: str, headers: Headers) -> int:
+        loader = self._service.loader
+        if path == weights.PATH and loader is not None:
+            return loader.max_bytes
         # JSON is for people, and parsing it takes fifty times its size for as long as nothing else runs.
         binary = headers.get("content-type", "").startswith(CONTENT_TYPE)
         limit = self._service.settings.teacher_max_body_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -16,8 +16,8 @@ from preceptor.tensors import CONTENT_TYPE
 from preceptor.twins import request_from_json, scores_to_json
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Support
-from preceptor_services.teacher.head import head_response
-from preceptor_services.teacher.scheduler import Done, Job
+from preceptor_services.teacher.head import delta_response, head_response
+from preceptor_services.teacher.jobs import Done, Job
 from preceptor_services.teacher.service import Scored, Service
 
 JSON = "application/json"
@@ -27,6 +27,11 @@ router = APIRouter(prefix="/v1", tags=["scores"])
 def service_of(request: Request) -> Service:
     """The teacher that this application is."""
     return request.app.state.service
+
+
+def caller_of(request: Request) -> str:
+    """Whom a request's time is counted for: the machine it comes from."""
+    return "" if request.client is None else request.client.host
 
 
 Teacher = Annotated[Service, Depends(service_of)]
@@ -39,12 +44,17 @@ def card(teacher: Teacher) -> Card:
 
 
 @router.get("/head", response_class=Response)
-def head(request: Request, teacher: Teacher) -> Response:
+def head(
+    request: Request,
+    teacher: Teacher,
+    hash: Annotated[str | None, Query(description="The head that a stamp names; else the live one.")] = None,
+    since: Annotated[str | None, Query(description="A head that the caller has: what has changed will do.")] = None,
+) -> Response:
     """The output projection as a safetensors frame. `ETag` is its hash; ranges are served."""
-    pieces, about = teacher.backend.head(), teacher.backend.about.head
-    if pieces is None or about is None:
-        raise NotFound("This teacher has no head to give.", remedy="Ask for a support other than 'full'.")
-    return head_response(request, pieces, about.hash)
+    found, pieces = teacher.heads.find(hash)
+    if since is not None and (delta := teacher.heads.delta(since, found)) is not None:
+        return delta_response(delta)
+    return head_response(request, pieces, found)
 
 
 @router.get("/tokenizer", response_class=Response)
@@ -68,8 +78,8 @@ async def score(request: Request, teacher: Teacher) -> Response:
     teacher.meters.received.inc(len(body))
     wanted = await run_in_threadpool(_read, body, content, teacher)
     deadline = None if wanted.deadline_ms is None else arrived + wanted.deadline_ms / 1000
-    job = Job(deadline)
-    done = await teacher.run(request, job, lambda: teacher.score(wanted, job.check))
+    job = Job(deadline, caller=caller_of(request))
+    done = await teacher.run(request, job, teacher.scoring(wanted, job))
     answer = await run_in_threadpool(_write, wanted, done, teacher, answer_in_json)
     teacher.meters.sequences.inc(len(wanted.completions))
     teacher.meters.tokens.inc(len(done.result.numbers.logprob_T))

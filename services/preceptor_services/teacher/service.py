@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,11 +12,15 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
 
-from preceptor.errors import Conflict
+from preceptor.errors import Conflict, Invalid
 from preceptor.wire.score import Numbers, ScoreRequest, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Values
 from preceptor_services.teacher.backends import About, Backend
-from preceptor_services.teacher.scheduler import Done, Job, Scheduler
+from preceptor_services.teacher.head import Heads
+from preceptor_services.teacher.jobs import Done, Job, Passes, Whole, Work
+from preceptor_services.teacher.loader import Loader
+from preceptor_services.teacher.merging import Begun, Merging, advance_of
+from preceptor_services.teacher.scheduler import Scheduler
 from preceptor_services.teacher.settings import TeacherSettings
 
 Result = TypeVar("Result")
@@ -62,14 +66,32 @@ class Service:
     settings: TeacherSettings
     meters: Meters
     scheduler: Scheduler
+    heads: Heads
+    loader: Loader | None
+    """None: it takes no weights."""
     started: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
 
     @classmethod
     def of(cls, backend: Backend, settings: TeacherSettings) -> Service:
-        """A teacher with an empty queue."""
+        """A teacher with an empty queue. Raises Invalid where it should take weights, and its backend cannot."""
         meters = Meters()
-        return cls(backend, settings, meters, Scheduler(settings.teacher_max_queue, watch=meters.queue.set))
+        scheduler = Scheduler(
+            settings.teacher_max_queue,
+            lanes=backend.about.lanes,
+            advance=advance_of(backend),
+            pass_tokens=backend.pass_tokens if isinstance(backend, Merging) else 1,
+            watch=meters.queue.set,
+        )
+        head = backend.about.head
+        heads = Heads(None if head is None else head.hash, backend.head())
+        return cls(backend, settings, meters, scheduler, heads, _loader(backend, settings))
+
+    def close(self) -> None:
+        """Finish what was taken, and delete what was written."""
+        self.scheduler.close()
+        if self.loader is not None:
+            self.loader.close()
 
     @property
     def card(self) -> Card:
@@ -80,6 +102,7 @@ class Service:
             model=about.model,
             weights_version=about.weights_version,
             weights_hash=about.weights_hash,
+            moves=self.loader is not None,
             engine=about.engine,
             device=about.device,
             dtype=about.dtype,
@@ -92,7 +115,7 @@ class Service:
                 max_body_bytes=settings.teacher_max_body_bytes,
             ),
             supports=about.supports,
-            head=about.head,
+            head=about.head and about.head.model_copy(update={"frozen": settings.teacher_frozen_head}),
             generates=self.backend.text is not None,
             values=Values.RAW,
         )
@@ -108,13 +131,24 @@ class Service:
             )
         return about
 
-    def score(self, request: ScoreRequest, between: Callable[[], object]) -> Scored:
-        """Numbers, and whose they are. Only where the model computes: there no weights change under a request.
+    def scoring(self, request: ScoreRequest, job: Job) -> Work[Scored]:
+        """The work that gives numbers, and says whose they are: no weights change under it once it has begun.
 
-        Raises Conflict where the version that it asks for went while it waited.
+        Raises Conflict, in its turn, where the version that it asks for went while it waited.
         """
-        about = self.check_version(request)
-        return Scored(self.backend.score(request, between), about)
+        backend = self.backend
+        if not isinstance(backend, Merging):
+            # The version first: a backend's is the live one only while it scores.
+            return Whole(lambda: Scored(about=self.check_version(request), numbers=backend.score(request, job.check)))
+
+        def begin() -> Begun:
+            about = self.check_version(request)
+            return Begun(backend.begin(request), about)
+
+        def finish(begun: Begun) -> Scored:
+            return Scored(backend.numbers(begun.part), begun.about)
+
+        return Passes(begin, finish, tokens=request.tokens, bytes=backend.answer_bytes(request))
 
     def stamp(self, request: ScoreRequest, done: Done[Scored]) -> Stamp:
         """Who said it, and how: the version that computed it, whichever is live now."""
@@ -135,13 +169,22 @@ class Service:
             prefix_hits=done.result.numbers.prefix_hits,
         )
 
-    async def run(self, request: Request, job: Job, work: Callable[[], Result]) -> Done[Result]:
-        """Do blocking work in its turn, and give it up when the caller goes away."""
+    async def run(self, request: Request, job: Job, work: Work[Result]) -> Done[Result]:
+        """Do blocking work in its turns, and give it up when the caller goes away."""
         async with watched(request, job):
             done = await self.scheduler.run(job, work)
         self.meters.queued.observe(done.queued_seconds)
         self.meters.computed.observe(done.computed_seconds)
         return done
+
+
+def _loader(backend: Backend, settings: TeacherSettings) -> Loader | None:
+    if not settings.teacher_takes_weights:
+        return None
+    layout = backend.layout()
+    if layout is None:
+        raise Invalid(f"takes_weights: {backend.about.engine} cannot load other weights.", field="takes_weights")
+    return Loader(backend, layout, frozen_head=settings.teacher_frozen_head, spool=settings.teacher_weights_dir)
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -35,6 +37,14 @@ class TeacherSettings(ServiceSettings):
     """Largest request body."""
     teacher_max_new_tokens: int = Field(4_096, ge=1)
     """Longest text that one completion request may ask for."""
+
+    teacher_takes_weights: bool = False
+    """Whether `POST /v1/weights` may load another version of the model's weights."""
+    teacher_frozen_head: bool = False
+    """Declare that the head never changes, and refuse weights that would move it: learners fetch it once."""
+    teacher_weights_dir: Path | None = None
+    """Where weights are written that are sent; else the system's temporary folder. Room for two versions, for three
+    with an engine, which must see the folder under the same path."""
 
     @field_validator("teacher_key")
     @classmethod

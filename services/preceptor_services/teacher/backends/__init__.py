@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from preceptor.tensorfiles import Source
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support, TokenizerCard
 from preceptor_services.teacher.openai import ChatMessage
@@ -37,6 +39,8 @@ class About:
     """A `preceptor.wire.tokenizers.TokenizerFile` as JSON, for students with another tokenizer."""
     max_k: int | None = None
     """Most ids per position that it can name; None: the whole vocabulary."""
+    lanes: int = 1
+    """Requests that it is given at once: an engine batches by itself."""
     weights_version: int = 0
     """Counts up whenever the weights change."""
     weights_hash: str | None = None
@@ -92,6 +96,34 @@ class Text(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What weights must look like to be loaded."""
+
+    folder: Path
+    """Where the weights come from that the teacher was started with."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Every tensor, by its name in the folder's files."""
+    tied: Mapping[str, str]
+    """Further names that a tensor of `shapes` has: they may be left out, and must not differ."""
+    head: frozenset[str]
+    """What of `shapes` the output projection is made of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWeights:
+    """A version that was found to fit, to be loaded."""
+
+    version: int
+    hash: str
+    tensors: Mapping[str, Source]
+    """All of it, by the names of the layout."""
+    changed: frozenset[str]
+    """The names whose values may differ from what is live."""
+    spool: Path
+    """A folder for files that are needed until it is live."""
+
+
 class Backend(Protocol):
     """A model that scores. Its methods block; the scheduler calls them one at a time."""
 
@@ -107,6 +139,18 @@ class Backend(Protocol):
 
     def head(self) -> Sequence[bytes | memoryview] | None:
         """The frame of the output projection, in pieces."""
+        ...
+
+    def layout(self) -> Layout | None:
+        """What weights it can load; None: none. Raises Invalid where it could, but not for this model."""
+        ...
+
+    def prepare(self, weights: NewWeights) -> Callable[[], None]:
+        """Make everything ready while requests go on, and return what makes it live. Called by one thread at a time.
+
+        What is returned is called between two requests; then `about` and `head` are the new version's. Raises Invalid
+        where the weights do not suit it. What fails changes nothing.
+        """
         ...
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:

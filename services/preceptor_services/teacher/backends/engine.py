@@ -6,9 +6,11 @@ Ours outside: keys, limits, the queue, frames, stamps, weights versions. The eng
 
 from __future__ import annotations
 
-import logging
+import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +20,21 @@ from types import TracebackType
 from typing import Self
 
 from preceptor.adapters.stock import UNSTATED, StockClient
-from preceptor.errors import Invalid, PreceptorError, ServerFault, Unreachable
+from preceptor.errors import PreceptorError, ServerFault, Unreachable
 from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
+from preceptor.tensorfiles import file_pieces, open_folder, weights_hash
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import Card, TokenizerCard
 from preceptor.wire.tokenizers import body_hash
 from preceptor_services.teacher import guard
-from preceptor_services.teacher.backends import About, NamedFile, Text
+from preceptor_services.teacher.backends import About, Layout, NamedFile, NewWeights, Text
 
-log = logging.getLogger(__name__)
+HEAD = "lm_head.weight"
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+"""What of a model's folder is weights."""
+LANES = 8
+"""Requests in flight at once: it batches their sequences, and a small one does not wait for a large one."""
 READY_SECONDS = 1800.0
 """A large model is loaded from a slow disk in minutes."""
 
@@ -82,7 +89,7 @@ class EngineBackend(ABC):
     ) -> None:
         """`folder`: of the model that the engine serves. `device`, `dtype`: what its operator says, for an engine
         that does not. Raises Invalid where what answers is not it."""
-        self._client, self._folder, self._process, self._device = client, folder, process, device
+        self._client, self._folder, self._process = client, folder, process
         self._card = client.card()
         content = tokenizer_file(folder).model_dump_json().encode()
         self.about = About(
@@ -96,6 +103,8 @@ class EngineBackend(ABC):
             head=None,
             tokenizer_file=NamedFile(hash=body_hash(content), content=content),
             max_k=self._card.limits.max_k,
+            lanes=LANES,
+            weights_hash=weights_hash(open_folder(folder).values()),
         )
 
     @property
@@ -119,26 +128,41 @@ class EngineBackend(ABC):
                 remedy="See its log; start it again.",
             ) from error
 
-    def reload(self, folder: Path) -> int:
-        """Load another version of the weights from a folder that the engine can read; returns its number.
+    def layout(self) -> Layout:
+        """By the names in the files: the engine reads such files again."""
+        shapes = {name: stored.shape for name, stored in open_folder(self._folder).items()}
+        config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
+        embedding = next((name for name in shapes if name.endswith("embed_tokens.weight")), None)
+        tied: dict[str, str] = {}
+        if embedding is not None and config.get("tie_word_embeddings"):
+            tied[HEAD] = embedding
+            shapes.pop(HEAD, None)
+        return Layout(folder=self._folder, shapes=shapes, tied=tied, head=frozenset({tied.get(HEAD, HEAD)}))
 
-        Called by the thread that scores, so no request is in flight. Raises Invalid where the folder holds another
-        model, and what the engine says where it cannot load it; then the version that it had goes on.
-        """
-        if (folder / "adapter_config.json").is_file():
-            raise Invalid(
-                "weights: this is a LoRA adapter, and engines are given whole models here.",
-                field="weights",
-                remedy="Merge it into its base model first.",
-            )
-        card = tokenizer_card(folder)
-        mine = self._card.tokenizer
-        if (card.fingerprint, card.vocab_size) != (mine.fingerprint, mine.vocab_size):
-            raise Invalid(f"weights: {folder.name} has another tokenizer than this teacher.", field="weights")
-        self._load(folder.resolve())
-        self.about = replace(self.about, weights_version=self.about.weights_version + 1)
-        log.info("%s now serves version %d from %s", self._client.engine, self.about.weights_version, folder)
-        return self.about.weights_version
+    def prepare(self, weights: NewWeights) -> Callable[[], None]:
+        """Write a model folder that the engine can read. What is returned has it loaded, which takes the engine's time;
+        raises what the engine says where it cannot. Then the version that it had goes on."""
+        folder = Path(tempfile.mkdtemp(prefix="version-", dir=weights.spool))
+        try:
+            for path in self._folder.iterdir():
+                if path.is_file() and not path.name.endswith(_WEIGHTS):
+                    shutil.copy(path, folder)
+            _, pieces = file_pieces(weights.tensors)
+            with (folder / "model.safetensors").open("wb") as file:
+                file.writelines(pieces)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        about = replace(self.about, weights_version=weights.version, weights_hash=weights.hash)
+
+        def reload() -> None:
+            try:
+                self._load(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            self.about = about
+
+        return reload
 
     @abstractmethod
     def _load(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,13 +13,16 @@ import transformers
 from torch import Tensor as TorchTensor
 from transformers import DynamicCache
 
+from preceptor.errors import TooLarge
 from preceptor.fingerprint import tokenizer_file
 from preceptor.frames import hash_of, head_buffers
+from preceptor.tensorfiles import open_folder, weights_hash
 from preceptor.tensors import Tensor
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support
 from preceptor.wire.tokenizers import body_hash
-from preceptor_services.teacher.backends import About, Draw, NamedFile, Token
+from preceptor_services.teacher.backends import About, Draw, Layout, NamedFile, NewWeights, Token
+from preceptor_services.teacher.backends.hf_weights import layout_of, made_ready, named
 from preceptor_services.teacher.openai import ChatMessage
 from preceptor_trainer import scoring
 from preceptor_trainer.model import Model, eos_ids, head_of, load_model, prompt_ids
@@ -38,11 +42,12 @@ class HfBackend:
     ) -> None:
         """Raises UnreadableModel, or Invalid (`dtype`)."""
         self._model = load_model(folder, device=device, dtype=dtype)
-        self._forward_tokens = forward_tokens
         self._prefixes = scoring.PrefixCache(prefix_bytes) if prefix_bytes else None
+        self.pass_tokens = forward_tokens
+        self._scorer = scoring.Scorer(self._model, batch_tokens=forward_tokens, prefixes=self._prefixes)
         self.text = HfText(self._model)
         weight_VD, bias_V = head_of(self._model.module)
-        self._head = head_buffers(_on_the_wire(weight_VD), None if bias_V is None else _on_the_wire(bias_V))
+        self._head = _frame(weight_VD, bias_V)
         # What can be asked for is what both sides know: a padded vocabulary has rows without tokens, and they are rows.
         tokenizer = self._model.card.model_copy(update={"vocab_size": weight_VD.shape[0]})
         self.about = About(
@@ -55,22 +60,71 @@ class HfBackend:
             supports=tuple(Support),
             head=HeadCard(hash=hash_of(self._head), hidden_size=weight_VD.shape[1], bias=bias_V is not None),
             tokenizer_file=tokenizer_file_of(folder),
+            weights_hash=weights_hash(open_folder(folder).values()),
         )
 
     def head(self) -> Sequence[bytes | memoryview]:
         """The output projection in the weights' own dtype."""
         return self._head
 
+    def layout(self) -> Layout:
+        """Raises Invalid for a model that is kept in memory otherwise than in its files."""
+        return layout_of(self._model.module, self._model.folder)
+
+    def prepare(self, weights: NewWeights) -> Callable[[], None]:
+        """See `Backend`. Takes memory for what changes, beside what is live."""
+        module, was = self._model.module, self.about
+        fresh = made_ready(module, weights.tensors, weights.changed)
+        tensors = named(module)
+        heirs = {id(tensors[name]): tensor for name, tensor in fresh.items()}
+        weight_VD, bias_V = head_of(module)
+        head, card = self._head, was.head
+        if card is not None and (id(weight_VD) in heirs or id(bias_V) in heirs):
+            bias_V = None if bias_V is None else heirs.get(id(bias_V), bias_V)
+            head = _frame(heirs.get(id(weight_VD), weight_VD), bias_V)
+            card = card.model_copy(update={"hash": hash_of(head)})
+        about = replace(was, head=card, weights_version=weights.version, weights_hash=weights.hash)
+
+        def exchange() -> None:
+            for name, tensor in fresh.items():
+                tensors[name].data = tensor
+            self._head, self.about = head, about
+            if self._prefixes is not None:
+                self._prefixes.forget(was.weights_version)
+
+        return exchange
+
+    def begin(self, request: ScoreRequest) -> scoring.Scoring:
+        """See `preceptor_services.teacher.merging`."""
+        return self._scorer.open(request, self.about.weights_version)
+
+    def advance(self, parts: Sequence[scoring.Scoring]) -> Sequence[int]:
+        """One forward pass. Raises TooLarge where there is no memory for it."""
+        try:
+            return self._scorer.advance(parts)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            raise TooLarge(
+                f"This teacher has no memory for one forward pass of up to {self.pass_tokens} tokens.",
+                remedy="Send shorter rows; or start the teacher with a lower PRECEPTOR_TEACHER_FORWARD_TOKENS.",
+            ) from None
+
+    def numbers(self, part: scoring.Scoring) -> Numbers:
+        """Of a finished part."""
+        return part.numbers()
+
+    def answer_bytes(self, request: ScoreRequest) -> int:
+        """Memory that its numbers take."""
+        return scoring.answer_bytes(request, self._model.module.config.get_text_config().hidden_size)
+
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
-        """See `preceptor_trainer.scoring`."""
-        return scoring.score(
-            self._model,
-            request,
-            batch_tokens=self._forward_tokens,
-            between=between,
-            prefixes=self._prefixes,
-            version=self.about.weights_version,
-        )
+        """One request by itself: see `preceptor_trainer.scoring`."""
+        part = self.begin(request)
+        while part.left:
+            between()
+            self.advance([part])
+        return part.numbers()
 
 
 def tokenizer_file_of(folder: Path) -> NamedFile:
@@ -132,6 +186,15 @@ def _draw(logprob_V: TorchTensor, draw: Draw, random: torch.Generator) -> int:
         beyond = ordered.cumsum(dim=-1) - ordered >= draw.top_p
         probability_V[index[beyond]] = 0
     return int(torch.multinomial(probability_V, 1, generator=random))
+
+
+def _frame(weight_VD: TorchTensor, bias_V: TorchTensor | None) -> list[bytes | memoryview]:
+    return head_buffers(_on_the_wire(weight_VD), None if bias_V is None else _on_the_wire(bias_V))
+
+
+def _is_memory(error: BaseException) -> bool:
+    """torch has no class of its own for a CPU that refuses an allocation."""
+    return not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
 
 
 def _on_the_wire(weight: TorchTensor) -> Tensor:

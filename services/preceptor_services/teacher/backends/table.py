@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from preceptor.errors import Invalid
 from preceptor.frames import hash_of, head_buffers, scored_candidates
 from preceptor.tensors import Tensor
 from preceptor.wire.score import Extra, Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support, TokenizerCard
-from preceptor_services.teacher.backends import About, Text
+from preceptor_services.teacher.backends import About, NewWeights, Text
 
 Logits = Callable[[tuple[int, ...]], Sequence[float]]
 """From all ids before a position, context first, to the logits of what comes next."""
@@ -59,6 +60,14 @@ class TableBackend:
     def head(self) -> Sequence[bytes | memoryview]:
         """The identity."""
         return self._head
+
+    def layout(self) -> None:
+        """None: a table has no weights."""
+        return None
+
+    def prepare(self, weights: NewWeights) -> Callable[[], None]:
+        """Never called, since there is no layout."""
+        raise Invalid("weights: a table has none.", field="weights")
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """Position by position, in request order."""

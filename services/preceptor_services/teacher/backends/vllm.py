@@ -1,12 +1,11 @@
 """Our service in front of vLLM: its server as our child or at a URL, asked token-in and without detokenisation.
 
 Weights are reloaded in place, through the engine's own `reload_weights`: the server must run with
-VLLM_SERVER_DEV_MODE=1, as the one that we start does. LoRA folders are refused: merge them first.
+VLLM_SERVER_DEV_MODE=1, as the one that we start does. A LoRA adapter is merged by us first.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from preceptor.adapters import Stock
 from preceptor.adapters.vllm import VllmClient
 from preceptor.errors import Invalid, NotFound, ServerFault
 from preceptor.fingerprint import tokenizer_card
+from preceptor_services.teacher.backends import Layout
 from preceptor_services.teacher.backends.engine import EngineBackend, EngineProcess, stated_tokenizer
 
 NAME = "teacher"
@@ -25,28 +25,30 @@ class VllmBackend(EngineBackend):
 
     _client: VllmClient
 
+    def layout(self) -> Layout:
+        """See `EngineBackend`. Raises Invalid for a tied head on a CPU: vLLM 0.32.0 packs it when it loads it, and goes
+        on with that copy after a reload (measured)."""
+        layout = super().layout()
+        if self.about.device == "cpu" and layout.tied:
+            raise Invalid(
+                "model: vLLM on a CPU keeps the old head of a model whose head is tied to its embedding: no other "
+                "weights can be loaded.",
+                field="model",
+                remedy="Give the model a head of its own (tie_word_embeddings false), or use the hf backend.",
+            )
+        return layout
+
     def _load(self, folder: Path) -> None:
-        self._refuse_tied(folder)
         try:
             self._client.reload_weights(str(folder))
         except NotFound as error:
             raise Invalid(
-                "weights: this vLLM server takes none.",
+                "weights: the vLLM server behind this teacher takes none.",
                 field="weights",
                 remedy="Start it with VLLM_SERVER_DEV_MODE=1, on an address that only this service reaches.",
             ) from error
         except ServerFault as error:
             raise ServerFault(f"vLLM could not load {folder.name}: {error.problem.detail}") from error
-
-    def _refuse_tied(self, folder: Path) -> None:
-        """vLLM 0.32.0 packs a tied head when a CPU loads it, and goes on with that copy after a reload (measured)."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if self._device == "cpu" and config.get("tie_word_embeddings"):
-            raise Invalid(
-                "weights: vLLM on a CPU keeps the old head of a model whose head is tied to its embedding.",
-                field="weights",
-                remedy="Give the model a head of its own (tie_word_embeddings false), or use the hf backend.",
-            )
 
 
 def connect(
