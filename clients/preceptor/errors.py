@@ -13,6 +13,8 @@
      ├─ Corrupt                       what arrived is not what was promised: a hash or a length differs
      └─ TeacherError                  a teacher did not do what a run needs; `teacher` names it
          ├─ TeacherUnavailable        it did not answer within the deadline, retries included
+         │   └─ VersionsDisagree      none of its endpoints has the weights version that is wanted
+         ├─ Interrupted               waiting for it was broken off, because the job is to stop
          ├─ TeacherRefused            it answered with a 4xx: the request does not suit it
          └─ BadScores                 it answered with numbers that cannot be log-probabilities
 
@@ -159,6 +161,18 @@ class TeacherUnavailable(TeacherError):
     """It did not answer within the deadline, retries included."""
 
     slug, title, status = "teacher-unavailable", "Teacher unavailable", 503
+
+
+class VersionsDisagree(TeacherUnavailable):
+    """None of its endpoints has the weights version that is wanted."""
+
+    slug, title = "versions-disagree", "Weights versions disagree"
+
+
+class Interrupted(TeacherError):
+    """Waiting for it was broken off, because the job is to stop."""
+
+    slug, title, status = "interrupted", "Waiting interrupted", 503
 
 
 class TeacherRefused(TeacherError):

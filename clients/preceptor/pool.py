@@ -1,89 +1,69 @@
-"""The teachers of a run, by role: splitting, retries, checks and counting around an `Endpoint`.
+"""The teachers of a run, by role: splitting, routing, checks, failure policy and counting around an `Endpoint`.
 
 Scores always travel over HTTP, whoever the teacher is. What a teacher cannot serve is refused before it is sent; what
 it answers is checked before it is believed; everything that is sent or received is counted.
+
+A teacher may have several endpoints. `persist` gets an answer out of them; parts of one request are of one weights
+version, whoever answers them.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import httpx
 
-from preceptor.adapters import Endpoint, open_teacher, stock_of
+from preceptor.adapters import Endpoint
 from preceptor.endpoint import TeacherClient
-from preceptor.errors import (
-    BadScores,
-    Corrupt,
-    Invalid,
-    Overloaded,
-    PreceptorError,
-    ServerFault,
-    TeacherRefused,
-    TeacherUnavailable,
-    TooLarge,
-    Unreachable,
-)
+from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable, TooLarge
 from preceptor.fingerprint import fingerprint_of
-from preceptor.frames import decode_head
-from preceptor.judge import judge
+from preceptor.heads import Heads
 from preceptor.limits import check_lengths, check_support, check_vocabulary
-from preceptor.split import join, split
-from preceptor.wire.runs import TeacherEndpoint, TeacherLedger
+from preceptor.opening import opener
+from preceptor.persist import persist
+from preceptor.replica import Replica
+from preceptor.replicas import Changes, Means, Replicas
+from preceptor.score_cache import ScoreCache
+from preceptor.scored import ask_for_scores
+from preceptor.split import split
+from preceptor.tally import Tally
+from preceptor.wire.runs import OnFailure, ReplicaAddress, TeacherEndpoint, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile
 
-Answer = TypeVar("Answer")
-
 DEADLINE = 600.0
 """Seconds in which one call must succeed, retries included."""
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+WAIT = 3600.0
+"""Seconds for which a context that waits for its teacher goes on calling."""
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A teacher of the run: how to reach it, and what passed between us since the ledger was last taken."""
+class _Role:
+    """A teacher of the run, and who is asked in its stead."""
 
-    endpoint: TeacherEndpoint
-    client: Endpoint
-    card: Card | None = None
+    replicas: Replicas
+    fallback: Replicas | None
+    tally: Tally
+    opening: threading.Lock = field(default_factory=threading.Lock)
     head_hash: str | None = None
     """The head that the latest scores belong to."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    opening: threading.Lock = field(default_factory=threading.Lock)
-    ledger: TeacherLedger = field(default_factory=TeacherLedger)
-
-    def count(self, **more: float) -> None:
-        with self.lock:
-            counts = {name: getattr(self.ledger, name) + value for name, value in more.items()}
-            self.ledger = self.ledger.model_copy(update=counts)
-
-    def saw(self, version: int) -> None:
-        with self.lock:
-            versions = sorted({*self.ledger.weights_versions, version})
-            self.ledger = self.ledger.model_copy(update={"weights_versions": versions})
-
-    def take(self) -> TeacherLedger:
-        with self.lock:
-            taken, self.ledger = self.ledger, TeacherLedger()
-            return taken
+    head_of: dict[str, Replicas] = field(default_factory=dict[str, Replicas])
+    """Who serves a head, by its hash."""
 
 
 class TeacherPool:
     """A run's teachers. Safe to share between threads.
 
-    Raises TeacherUnavailable (no answer within the deadline), TeacherRefused (the request does not suit it) and
-    BadScores (numbers that cannot be log-probabilities), each with the teacher's name.
+    Raises TeacherUnavailable (no answer within the deadline), TeacherRefused (the request does not suit it),
+    BadScores (numbers that cannot be log-probabilities) and Interrupted (told to stop while nobody answered), each
+    with the teacher's name.
     """
 
     def __init__(
@@ -91,81 +71,108 @@ class TeacherPool:
         teachers: Mapping[str, TeacherEndpoint],
         cache_dir: Path,
         *,
+        fallbacks: Mapping[str, TeacherEndpoint] | None = None,
+        scores: ScoreCache | None = None,
         transport: httpx.BaseTransport | None = None,
         deadline: float = DEADLINE,
+        wait: float = WAIT,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`teachers` by role; `cache_dir` is where heads are kept; `transport` is httpx's seam, for all of them.
+        """`teachers` and `fallbacks` by role; `cache_dir` is where heads are kept; `transport` is httpx's seam.
 
-        Keys are read from the environment variables that the endpoints name (or the file that NAME_FILE names).
-        Raises Invalid where one is named and not set.
+        `deadline` bounds a call in seconds, `wait` what a context that waits makes of several. While nobody answers,
+        `stopping` is asked whether to go on. Keys are read from the environment variables that the endpoints name (or
+        the file that NAME_FILE names). Raises Invalid where one is named and not set, or a fallback has another
+        tokenizer than the teacher that it stands in for.
         """
-        self._asked = {role: _Asked(endpoint, _open(endpoint, transport)) for role, endpoint in teachers.items()}
-        self._cache_dir = cache_dir
+        means = Means(transport=transport, deadline=deadline, clock=clock, sleep=sleep, stopping=stopping)
+        fallbacks = fallbacks or {}
+        self._roles: dict[str, _Role] = {}
+        for role, teacher in teachers.items():
+            tally, other = Tally(), fallbacks.get(role)
+            _check_stands_in(role, teacher, other)
+            self._roles[role] = _Role(
+                replicas=Replicas(teacher, opener(teacher), tally, means),
+                fallback=None if other is None else Replicas(other, opener(other), tally, means),
+                tally=tally,
+            )
+        self._heads = Heads(cache_dir)
+        self._scores = scores
         self._deadline = deadline
-        self._sleep = sleep
+        self._wait = max(wait, deadline)
 
     def card(self, role: str) -> Card:
-        """The teacher's live card, asked for once. Raises TeacherRefused where its tokenizer is not what it was."""
-        asked = self._of(role)
-        with asked.opening:
-            if asked.card is None:
-                card = self._persist(asked, lambda _: asked.client.card())
-                _check_same_tokenizer(asked.endpoint, card)
-                asked.card = card
-            return asked.card
+        """The teacher's live card, asked for once. Raises TeacherRefused where it is not what it was."""
+        role_ = self._of(role)
+        return self._card(role_, role_.replicas, self._wait)
 
-    def score(self, role: str, request: ScoreRequest) -> Scores:
-        """Scores for every position asked, split over the teacher's limits and joined again."""
-        asked, card = self._of(role), self.card(role)
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        """Scores for every position asked, split over the teacher's limits and joined again.
+
+        Where nobody answers within a call's deadline, `on_failure` decides: go on trying; ask the role's fallback,
+        whose stamp the scores then carry; or raise TeacherUnavailable and count the completions as dropped.
+        """
+        role_ = self._of(role)
+        if on_failure == "wait":
+            return self._score(role_, role_.replicas, request, self._wait)
         try:
-            check_support(request, card)
-            check_vocabulary(request, card.tokenizer.vocab_size)
-            check_lengths(request, card.limits.max_tokens)
-            parts = split(request, card.limits)
-        except (Invalid, TooLarge) as error:
-            raise TeacherRefused(error.problem, teacher=asked.endpoint.name) from error
-        answers: list[Scores] = []
-        for part in parts:
-            # Parts of one request are of one version, or the caller would mix two teachers without knowing.
-            pinned = part if not answers else replace(part, weights_version=answers[0].stamp.weights_version)
-            answers.append(self._score(asked, pinned, card))
-        return join(request, answers)
+            return self._score(role_, role_.replicas, request, self._deadline, hasty=role_.replicas.down)
+        except TeacherUnavailable as error:
+            if on_failure == "drop":
+                role_.tally.count(dropped=len(request.completions))
+                raise
+            return self._fall_back(role, role_, request, error)
 
-    def head(self, role: str) -> Head:
-        """The teacher's output projection; fetched once per hash, kept on disk. Raises TeacherRefused without one."""
-        asked, card = self._of(role), self.card(role)
-        if card.head is None:
-            raise TeacherRefused("The teacher serves no head; its card has none.", teacher=asked.endpoint.name)
-        wanted = asked.head_hash or card.head.hash
-        kept = self._cache_dir / f"{wanted.removeprefix('sha256:')}.safetensors"
-        with asked.opening:
-            if kept.exists():
-                try:
-                    return decode_head(kept.read_bytes(), wanted)
-                except Corrupt:
-                    kept.unlink(missing_ok=True)  # a damaged file: fetched again
-            return self._fetch_head(asked, kept)
+    def head(self, role: str, hash: str | None = None) -> Head:
+        """The output projection of this hash (None: that the latest scores belong to), kept on disk.
+
+        A teacher that has moved on may give another one. Raises TeacherRefused where it has none.
+        """
+        role_ = self._of(role)
+        wanted = hash or role_.head_hash
+        if wanted is None:
+            card = self.card(role)
+            if card.head is None:
+                raise TeacherRefused("The teacher serves no head; its card has none.", teacher=role_.replicas.name)
+            wanted = card.head.hash
+        return self._heads.get(wanted, role_.head_of.get(wanted, role_.replicas), self._wait)
 
     def tokenizer(self, role: str) -> TokenizerFile:
         """The teacher's tokenizer. Raises TeacherRefused where it serves none, or not the one that its card names."""
-        asked, card = self._of(role), self.card(role)
-        name, client = asked.endpoint.name, asked.client
-        if card.tokenizer_file is None or not isinstance(client, TeacherClient):
+        card, replicas = self.card(role), self._of(role).replicas
+        name = replicas.name
+
+        def attempt(replica: Replica, client: Endpoint, left: float) -> tuple[TokenizerFile, str] | None:
+            return client.tokenizer() if isinstance(client, TeacherClient) else None
+
+        served = None if card.tokenizer_file is None else persist(replicas, attempt, patience=self._wait)
+        if served is None:
             raise TeacherRefused(f"Teacher '{name}' serves no tokenizer: no text can be put to it.", teacher=name)
-        file, hash = self._persist(asked, lambda _: client.tokenizer())
+        file, hash = served
         if hash != card.tokenizer_file or fingerprint_of(file) != card.tokenizer.fingerprint:
             raise TeacherRefused(f"Teacher '{name}' serves another tokenizer than its card names.", teacher=name)
         return file
 
+    def update(self, endpoints: Mapping[str, Sequence[ReplicaAddress]]) -> dict[str, Changes]:
+        """From now on ask these endpoints, by role; roles that are not named keep theirs. Returns what changed.
+
+        Requests that are with an endpoint that leaves finish there; where it fails them, they go on elsewhere.
+        """
+        changed = {role: self._of(role).replicas.update(addresses) for role, addresses in endpoints.items()}
+        return {role: changes for role, changes in changed.items() if changes}
+
     def take_ledger(self) -> dict[str, TeacherLedger]:
         """What passed between us and each teacher since the last call, by role."""
-        return {role: asked.take() for role, asked in self._asked.items()}
+        return {name: role.tally.take() for name, role in self._roles.items()}
 
     def close(self) -> None:
-        """Close the connections."""
-        for asked in self._asked.values():
-            asked.client.close()
+        """Close the connections, and with them whatever is still asked."""
+        for role in self._roles.values():
+            role.replicas.close()
+            if role.fallback is not None:
+                role.fallback.close()
 
     def __enter__(self) -> Self:
         return self
@@ -175,114 +182,65 @@ class TeacherPool:
     ) -> None:
         self.close()
 
-    def _of(self, role: str) -> _Asked:
-        if role not in self._asked:
-            known = ", ".join(sorted(self._asked)) or "none"
+    def _of(self, role: str) -> _Role:
+        if role not in self._roles:
+            known = ", ".join(sorted(self._roles)) or "none"
             raise Invalid(f"teachers: the run has no teacher for the role '{role}'; it has {known}.", field="teachers")
-        return self._asked[role]
+        return self._roles[role]
 
-    def _score(self, asked: _Asked, request: ScoreRequest, card: Card) -> Scores:
-        name = asked.endpoint.name
+    def _card(self, role: _Role, replicas: Replicas, patience: float, *, hasty: bool = False) -> Card:
+        with role.opening:
+            if replicas.card is None:
+                persist(replicas, lambda replica, client, left: None, patience=patience, hasty=hasty)
+            assert replicas.card is not None, "an endpoint is believed by its card"
+            return replicas.card
 
-        def attempt(left: float) -> Scores:
-            hurried = replace(request, deadline_ms=max(1, int(left * 1000)))
-            began = time.monotonic()
-            asked.count(requests=1)
-            try:
-                return asked.client.exchange(hurried, timeout=left, count=asked.count)
-            finally:
-                asked.count(seconds=time.monotonic() - began)
+    def _score(
+        self, role: _Role, replicas: Replicas, request: ScoreRequest, patience: float, *, hasty: bool = False
+    ) -> Scores:
+        card = self._card(role, replicas, patience, hasty=hasty)
+        try:
+            check_support(request, card)
+            check_vocabulary(request, card.tokenizer.vocab_size)
+            check_lengths(request, card.limits.max_tokens)
+            split(request, card.limits)
+        except (Invalid, TooLarge) as error:
+            raise TeacherRefused(error.problem, teacher=replicas.name) from error
 
-        scores = self._persist(asked, attempt)
-        judge(scores, request, card, teacher=name)
-        asked.count(sequences=len(request.completions), tokens=int(scores.offsets[-1]))
-        asked.saw(scores.stamp.weights_version)
-        asked.head_hash = scores.stamp.head_hash
+        def ask(wanted: ScoreRequest) -> Scores:
+            return ask_for_scores(replicas, wanted, card, patience, hasty=hasty)
+
+        if self._scores is None:
+            scores = ask(request)
+        else:
+            scores, hits = self._scores.answer(card, request, ask)
+            role.tally.count(cache_hits=hits)
+        role.head_hash = scores.stamp.head_hash
+        if role.head_hash is not None:
+            role.head_of[role.head_hash] = replicas
         return scores
 
-    def _fetch_head(self, asked: _Asked, kept: Path) -> Head:
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-        try:
-            hash = self._persist(asked, lambda _: asked.client.download_head(part))
-            frame = part.read_bytes()
-            asked.count(head_bytes=len(frame))
-            try:
-                head = decode_head(frame, hash)
-            except Corrupt as error:
-                raise BadScores(error.problem, teacher=asked.endpoint.name) from error
-            # The teacher may have moved since its card: what is kept is named by what it is.
-            part.replace(kept.with_name(f"{hash.removeprefix('sha256:')}.safetensors"))
-            return head
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _persist(self, asked: _Asked, attempt: Callable[[float], Answer]) -> Answer:
-        """Try until it works, is refused, or the deadline has passed. `attempt` is given the seconds left."""
-        name, end, tries = asked.endpoint.name, time.monotonic() + self._deadline, 0
-        while True:
-            tries += 1
-            try:
-                return attempt(max(0.001, end - time.monotonic()))
-            except (Unreachable, Overloaded, ServerFault) as error:
-                if isinstance(error, ServerFault) and error.problem.status not in (502, 504):
-                    raise TeacherUnavailable(error.problem, teacher=name) from error
-                pause = _pause(tries, error.retry_after if isinstance(error, Overloaded) else None)
-                if time.monotonic() + pause >= end:
-                    raise TeacherUnavailable(
-                        f"Teacher '{name}' gave no answer in {self._deadline:g} s and {tries} attempts. Last: {error}",
-                        teacher=name,
-                        remedy="Check that it runs and is not overloaded, then resume the run.",
-                    ) from error
-                asked.count(retries=1)
-                self._sleep(pause)
-            except Corrupt as error:
-                raise BadScores(f"Teacher '{name}': {error}", teacher=name) from error
-            except PreceptorError as error:
-                raise TeacherRefused(
-                    f"Teacher '{name}' refused: {error.problem.detail}",
-                    teacher=name,
-                    field=error.problem.field,
-                    remedy=error.problem.remedy,
-                ) from error
+    def _fall_back(self, name: str, role: _Role, request: ScoreRequest, error: TeacherUnavailable) -> Scores:
+        other = role.fallback
+        if other is None:
+            raise TeacherUnavailable(
+                f"{error.problem.detail} A context of role '{name}' falls back, and the run names no fallback for it.",
+                teacher=error.teacher,
+                remedy=error.problem.remedy,
+            ) from error
+        scores = self._score(role, other, replace(request, weights_version=None), self._deadline, hasty=other.down)
+        role.tally.count(fallbacks=1)
+        return scores
 
 
-def _pause(tries: int, asked_for: float | None) -> float:
-    """Exponentially longer, with jitter, and no shorter than the teacher asked for."""
-    grown = min(FIRST_PAUSE * 2 ** min(tries - 1, 16), LONGEST_PAUSE)
-    return max(grown * random.uniform(0.5, 1.0), min(asked_for or 0.0, 60.0) * random.uniform(1.0, 1.2))
-
-
-def _open(endpoint: TeacherEndpoint, transport: httpx.BaseTransport | None) -> Endpoint:
-    known = stock_of(endpoint.name, endpoint.card)
-    return open_teacher(endpoint.kind, endpoint.url, _key(endpoint), known, transport=transport)
-
-
-def _key(endpoint: TeacherEndpoint) -> str | None:
-    variable = endpoint.key_env
-    if variable is None:
-        return None
-    if value := os.environ.get(variable):
-        return value
-    path = os.environ.get(f"{variable}_FILE")
-    if path:
-        try:
-            return Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise Invalid(f"{variable}_FILE: {path} cannot be read ({error}).", field="key_env") from error
-    raise Invalid(
-        f"key_env: the key of teacher '{endpoint.name}' should be in {variable}, which is not set here.",
-        field="key_env",
-        remedy=f"Set {variable} or {variable}_FILE where the run is worked on.",
-    )
-
-
-def _check_same_tokenizer(endpoint: TeacherEndpoint, card: Card) -> None:
-    known, found = endpoint.card.tokenizer, card.tokenizer
-    if (known.fingerprint, known.vocab_size) != (found.fingerprint, found.vocab_size):
-        raise TeacherRefused(
-            f"Teacher '{endpoint.name}' now has the tokenizer {found.fingerprint} ({found.vocab_size} ids); the run "
-            f"was submitted against {known.fingerprint} ({known.vocab_size} ids).",
-            teacher=endpoint.name,
-            remedy="Serve the model it was registered with, or probe the teacher again and start a new run.",
+def _check_stands_in(role: str, teacher: TeacherEndpoint, fallback: TeacherEndpoint | None) -> None:
+    if fallback is None:
+        return
+    ours, its = teacher.card.tokenizer, fallback.card.tokenizer
+    if (ours.fingerprint, ours.vocab_size) != (its.fingerprint, its.vocab_size):
+        raise Invalid(
+            f"fallbacks.{role}: teacher '{fallback.name}' has another tokenizer than '{teacher.name}', whose tokens it "
+            "would be asked about.",
+            field=f"fallbacks.{role}",
+            remedy="Name a fallback with the same tokenizer.",
         )

@@ -219,7 +219,7 @@ def test_the_pool_asks_it_like_any_teacher_and_counts_the_bytes(tmp_path: Path) 
     server = Vllm()
     with vllm(server) as teacher:
         endpoint = TeacherEndpoint(name="stock", url=URL, kind=TeacherKind.VLLM, card=teacher.card())
-    with TeacherPool({"t": endpoint}, tmp_path, transport=httpx.MockTransport(server), deadline=0.3) as pool:
+    with TeacherPool({"t": endpoint}, tmp_path, transport=httpx.MockTransport(server), deadline=0.3, wait=0) as pool:
         scores = pool.score("t", request_of(Support.TOPK, 2))
         ledger = pool.take_ledger()["t"]
         server.down = True

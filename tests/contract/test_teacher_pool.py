@@ -18,6 +18,7 @@ from preceptor.pool import TeacherPool
 from preceptor.wire.runs import TeacherEndpoint
 from preceptor.wire.score import Extra, Numbers
 from preceptor.wire.teachers import Card, Support
+from tests.clock import Clock
 from tests.contract.teaching import KEY, URL, Spoilt, Teaching, V, asked, spoil, table, teaching
 
 
@@ -43,11 +44,11 @@ class Flaky(httpx.BaseTransport):
 def pooled(
     taught: Teaching, cache: Path, *failures: Exception | httpx.Response, card: Card | None = None, **more: Any
 ) -> Iterator[tuple[TeacherPool, Flaky, list[float]]]:
-    flaky, slept = Flaky(taught.bridge, list(failures)), list[float]()
+    flaky, clock = Flaky(taught.bridge, list(failures)), Clock()
     known = card or taught.client.card()
     endpoint = TeacherEndpoint(name="math", url=URL, key_env="MATH_KEY", card=known)
-    with TeacherPool({"expert": endpoint}, cache, transport=flaky, sleep=slept.append, **more) as pool:
-        yield pool, flaky, slept
+    with TeacherPool({"expert": endpoint}, cache, transport=flaky, clock=clock, sleep=clock.sleep, **more) as pool:
+        yield pool, flaky, clock.slept
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +129,7 @@ def test_what_may_pass_is_tried_again(taught: Teaching, tmp_path: Path, failure:
 
 def test_a_deadline_ends_the_trying(taught: Teaching, tmp_path: Path) -> None:
     failures = [httpx.ConnectError("refused") for _ in range(100)]
-    with pooled(taught, tmp_path, *failures, deadline=0.5) as (pool, _, slept):
+    with pooled(taught, tmp_path, *failures, deadline=0.5, wait=0) as (pool, _, slept):
         with pytest.raises(TeacherUnavailable, match=r"'math' gave no answer in 0\.5 s") as caught:
             pool.score("expert", asked())
         assert caught.value.teacher == "math" and sum(slept) < 60

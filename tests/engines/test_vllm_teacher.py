@@ -115,7 +115,7 @@ def test_an_engine_that_dies_is_named(served: Served, tmp_path: Path) -> None:
         endpoint = TeacherEndpoint(name="fronted", url=served.url, key_env="FRONTED_KEY", card=teacher.card())
     os.environ["FRONTED_KEY"] = KEY
     try:
-        with TeacherPool({"teacher": endpoint}, tmp_path, deadline=20) as pool:
+        with TeacherPool({"teacher": endpoint}, tmp_path, deadline=20, wait=0) as pool:
             pool.score("teacher", ragged(Support.SAMPLED))
             for pid in engine_processes(served.popen.pid):
                 os.kill(pid, signal.SIGKILL)

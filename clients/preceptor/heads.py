@@ -1,0 +1,68 @@
+"""Output projections on disk, by their hash: each is fetched once, and checked every time it is read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from preceptor.adapters import Endpoint
+from preceptor.errors import BadScores, Corrupt
+from preceptor.frames import decode_head
+from preceptor.persist import persist
+from preceptor.replica import Replica
+from preceptor.replicas import Replicas
+from preceptor.wire.score import Head
+
+
+class Heads:
+    """Safe to share between threads; several processes may share the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fetching = threading.Lock()
+
+    def get(self, wanted: str, replicas: Replicas, patience: float) -> Head:
+        """The head of this hash, from disk or else from the teacher, which may have moved on and give another one.
+
+        Raises what fetching raises, and BadScores where what arrived is not what its hash says.
+        """
+        with self._fetching:
+            return self._kept(wanted) or self._fetch(replicas, patience)
+
+    def _path(self, hash: str) -> Path:
+        return self._folder / f"{hash.removeprefix('sha256:')}.safetensors"
+
+    def _kept(self, wanted: str) -> Head | None:
+        path = self._path(wanted)
+        if not path.exists():
+            return None
+        try:
+            return decode_head(path.read_bytes(), wanted)
+        except Corrupt:
+            path.unlink(missing_ok=True)  # a damaged file: fetched again
+            return None
+
+    def _fetch(self, replicas: Replicas, patience: float) -> Head:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / f"{os.getpid()}-{threading.get_ident()}.part"
+        begun_at: list[Replica] = []
+
+        def attempt(replica: Replica, client: Endpoint, left: float) -> str:
+            if begun_at and begun_at[-1] is not replica:
+                part.unlink(missing_ok=True)  # what one endpoint began another one need not go on with
+            begun_at.append(replica)
+            return client.download_head(part)
+
+        try:
+            hash = persist(replicas, attempt, patience=patience)
+            frame = part.read_bytes()
+            replicas.tally.count(head_bytes=len(frame))
+            try:
+                head = decode_head(frame, hash)
+            except Corrupt as error:
+                raise BadScores(error.problem, teacher=replicas.name) from error
+            part.replace(self._path(hash))  # the teacher may have moved: what is kept is named by what it is
+            return head
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""Whether what answers at an endpoint is the teacher that a run was submitted against."""
+
+from __future__ import annotations
+
+from preceptor.errors import TeacherRefused
+from preceptor.wire.runs import TeacherEndpoint
+from preceptor.wire.teachers import Card
+
+REMEDY = "Serve the model it was registered with, or probe the teacher again and start a new run."
+
+
+def check_same(endpoint: TeacherEndpoint, card: Card, url: str) -> None:
+    """Raises TeacherRefused, naming both, where tokenizer, model or the weights of one version differ."""
+    known, name = endpoint.card, endpoint.name
+    where = f"Teacher '{name}' at {url}" if endpoint.replicas else f"Teacher '{name}'"
+    if (known.tokenizer.fingerprint, known.tokenizer.vocab_size) != (
+        card.tokenizer.fingerprint,
+        card.tokenizer.vocab_size,
+    ):
+        raise TeacherRefused(
+            f"{where} now has the tokenizer {card.tokenizer.fingerprint} ({card.tokenizer.vocab_size} ids); the run "
+            f"was submitted against {known.tokenizer.fingerprint} ({known.tokenizer.vocab_size} ids).",
+            teacher=name,
+            remedy=REMEDY,
+        )
+    if known.model != card.model:
+        raise TeacherRefused(
+            f"{where} now runs the model '{card.model}'; the run was submitted against '{known.model}'.",
+            teacher=name,
+            remedy=REMEDY,
+        )
+    hashes = (known.weights_hash, card.weights_hash)
+    if None not in hashes and hashes[0] != hashes[1] and known.weights_version == card.weights_version:
+        raise TeacherRefused(
+            f"{where} now has the weights {card.weights_hash} as version {card.weights_version}; the run was submitted "
+            f"against {known.weights_hash}.",
+            teacher=name,
+            remedy=REMEDY,
+        )
