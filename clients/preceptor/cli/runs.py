@@ -28,6 +28,9 @@ def start(
     recipe: Annotated[str | None, typer.Option(help="The method.")] = None,
     student: Annotated[str | None, typer.Option(help="A model folder, artifact, `hub:...` or known name.")] = None,
     teacher: Annotated[list[str] | None, typer.Option(metavar="ROLE=NAME", help="Who fills a role; repeat.")] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE=NAME", help="Who is asked where a role's teacher does not answer.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="A procedural task, instead of the file's data.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     set_: Annotated[
@@ -43,7 +46,9 @@ def start(
     """Start a run. A student's folder and a data file are pushed as artifacts first."""
     plain = {"recipe": recipe, "student": student, "name": name}
     changes: dict[str, Any] = {option: value for option, value in plain.items() if value is not None}
-    changes = merged(merged(changes, assignments(teacher or [], under="teachers")), assignments(set_ or []))
+    changes = merged(changes, assignments(teacher or [], under="teachers"))
+    changes = merged(changes, assignments(fallback or [], under="fallbacks"))
+    changes = merged(changes, assignments(set_ or []))
     if file is not None:
         wish = load_run_file(file, changes, task=task)
     else:
@@ -103,6 +108,7 @@ def show(
                 "recipe": run.recipe,
                 "student": run.student,
                 "teachers": ", ".join(f"{role}: {name}" for role, name in run.teachers.items()) or None,
+                "fallbacks": ", ".join(f"{role}: {name}" for role, name in run.fallbacks.items()) or None,
                 "data": getattr(run.data, "task", None) or getattr(run.data, "artifact", None),
                 "step": f"{run.step} of {run.training.steps}",
                 "worker": run.worker and f"{run.worker} (attempt {run.attempt}, fence {run.fence})",
@@ -140,8 +146,20 @@ def cancel(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_j
 
 
 @app.command()
+def pause(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
+    """Pause a running run within one step; it leaves a checkpoint, and its worker is free for another run."""
+    with connect(url, key_file) as client:
+        run = client.runs.pause(run_id)
+    if as_json:
+        return output.show_json(run)
+    soon = "; it stops within one step and leaves a checkpoint" if run.pause_requested else ""
+    output.console.print(f"Run {run.id} is {output.cell(run.state.value)}{soon}.")
+    output.console.print(f"Let it go on: preceptor runs resume {run.id}", highlight=False)
+
+
+@app.command()
 def resume(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
-    """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+    """Queue a paused, failed or cancelled run again; it goes on from its last checkpoint."""
     with connect(url, key_file) as client:
         run = client.runs.resume(run_id)
     if as_json:

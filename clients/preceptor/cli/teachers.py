@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from preceptor.cli import output
+from preceptor.cli import endpoints, output
+from preceptor.cli.endpoints import show_teacher
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.errors import Invalid
 from preceptor.fingerprint import tokenizer_card
 from preceptor.samples import token_samples
-from preceptor.wire.teachers import Card, Teacher, TeacherCreate, TeacherKind
+from preceptor.wire.teachers import Teacher, TeacherCreate, TeacherKind
 
 app = typer.Typer(help="Register teachers and look at them.", no_args_is_help=True)
+app.add_typer(endpoints.app, name="endpoints")
 
 Name = Annotated[str, typer.Argument(help="The teacher's name.")]
 
@@ -40,10 +42,10 @@ def add(
     key_file: KeyFile = None,
     as_json: output.Json = False,
 ) -> None:
-    """Register a teacher; its claims are held against its behaviour first."""
+    """Register a teacher; its claims are held against its behaviour first, and a false one refuses it."""
     create = _create(name, teacher_url, kind, key_env, model, tokenizer)
     with connect(url, key_file) as client:
-        _show(client.teachers.add(create), as_json)
+        show_teacher(client.teachers.add(create), as_json)
 
 
 @app.command("list")
@@ -53,7 +55,7 @@ def list_(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json
         teachers = client.teachers.list()
     if as_json:
         return output.show_json(teachers)
-    rows = [(t.name, t.state.value, t.card.model if t.card else None, t.url, t.updated_at) for t in teachers]
+    rows = [(t.name, t.state.value, t.card.model if t.card else None, _urls(t), t.updated_at) for t in teachers]
     output.show_table(
         ("name", "state", "model", "url", "changed"), rows, empty="No teachers yet: `preceptor teachers add NAME URL`."
     )
@@ -61,9 +63,9 @@ def list_(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json
 
 @app.command()
 def show(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
-    """One teacher: its card and what its last probe found."""
+    """One teacher: its card, its endpoints, and what its last probe found."""
     with connect(url, key_file) as client:
-        _show(client.teachers.get(name), as_json)
+        show_teacher(client.teachers.get(name), as_json)
 
 
 @app.command()
@@ -71,7 +73,7 @@ def probe(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json:
     """Look again whether a teacher is what it says. Exit code 1 when a check failed."""
     with connect(url, key_file) as client:
         teacher = client.teachers.probe(name)
-    _show(teacher, as_json)
+    show_teacher(teacher, as_json)
     if teacher.probe is None or not teacher.probe.ok:
         raise typer.Exit(1)
 
@@ -86,7 +88,7 @@ def drain(
 ) -> None:
     """Let a teacher finish what runs need of it, and give it no new ones."""
     with connect(url, key_file) as client:
-        _show(client.teachers.undrain(name) if undo else client.teachers.drain(name), as_json)
+        show_teacher(client.teachers.undrain(name) if undo else client.teachers.drain(name), as_json)
 
 
 @app.command()
@@ -116,32 +118,6 @@ def _create(
         ) from None
 
 
-def _tokenizer(card: Card) -> str | None:
-    fingerprint = card.tokenizer.fingerprint
-    return fingerprint and f"{fingerprint[:19]}, {card.tokenizer.vocab_size} ids"
-
-
-def _show(teacher: Teacher, as_json: bool) -> None:
-    if as_json:
-        return output.show_json(teacher)
-    card, probe_ = teacher.card, teacher.probe
-    output.show_facts(
-        {
-            "name": teacher.name,
-            "state": teacher.state.value,
-            "url": teacher.url,
-            "kind": None if teacher.kind is TeacherKind.PRECEPTOR else f"stock {teacher.kind} server",
-            "key from": teacher.key_env,
-            "model": card and f"{card.model} (weights version {card.weights_version})",
-            "engine": card and f"{card.engine}, {card.device}, {card.dtype}",
-            "tokenizer": card and _tokenizer(card),
-            "supports": card and (", ".join(card.supports) or "none: a text teacher"),
-            "longest": card and f"{card.limits.max_tokens} tokens",
-            "latency": probe_ and probe_.latency_ms and f"{probe_.latency_ms:.1f} ms",
-            "throughput": probe_ and probe_.tokens_per_second and f"{probe_.tokens_per_second:,.0f} tokens/s",
-        }
-    )
-    if probe_ is not None:
-        output.console.print()
-        rows = [(check.name, check.outcome.value, check.detail) for check in probe_.checks]
-        output.show_table(("check", "outcome", "detail"), rows, empty="The probe made no checks.")
+def _urls(teacher: Teacher) -> str:
+    more = len(teacher.endpoints) - 1
+    return f"{teacher.url} and {more} more" if more > 0 else teacher.url

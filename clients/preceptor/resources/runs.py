@@ -84,8 +84,12 @@ class Runs:
         """Ask for the run to be cancelled: at once while it is queued, within one step while it is running."""
         return self._connection.post(Run, f"/v1/runs/{run_id}/cancel", twice_is_once=True)
 
+    def pause(self, run_id: str) -> Run:
+        """Have a running run stop within one step, with a checkpoint. Raises Conflict where it is not running."""
+        return self._connection.post(Run, f"/v1/runs/{run_id}/pause", twice_is_once=True)
+
     def resume(self, run_id: str) -> Run:
-        """Queue a failed or cancelled run again; it continues from its last checkpoint."""
+        """Queue a paused, failed or cancelled run again; it continues from its last checkpoint."""
         return self._connection.post(Run, f"/v1/runs/{run_id}/resume")
 
     def events(self, run_id: str, *, after: int = 0, follow: bool = True) -> Iterator[Event]:

@@ -16,7 +16,8 @@ from preceptor.cli import main as cli
 
 NOUNS = {
     "teachers": {"add", "list", "show", "probe", "drain", "rm"},
-    "runs": {"start", "list", "show", "watch", "cancel", "resume"},
+    "teachers endpoints": {"add", "remove", "drain"},
+    "runs": {"start", "list", "show", "watch", "cancel", "pause", "resume"},
     "recipes": {"list", "show"},
     "artifacts": {"push", "list", "pull"},
     "keys": {"create", "list", "revoke"},
@@ -35,8 +36,14 @@ def run_main(
 
 
 def commands_of(app: typer.Typer) -> dict[str, set[str]]:
-    groups = {each.name or "": each.typer_instance for each in app.registered_groups}
-    return {name: {command_name(c) for c in group.registered_commands} for name, group in groups.items() if group}
+    """The verbs of every noun; a noun within another is `outer inner`."""
+    found: dict[str, set[str]] = {}
+    for group in app.registered_groups:
+        assert group.name and group.typer_instance
+        found[group.name] = {command_name(each) for each in group.typer_instance.registered_commands}
+        inner = commands_of(group.typer_instance)
+        found |= {f"{group.name} {name}": verbs for name, verbs in inner.items()}
+    return found
 
 
 def command_name(command: typer.models.CommandInfo) -> str:
@@ -50,7 +57,7 @@ def test_every_command_is_there_and_speaks_json() -> None:
     for noun, verbs in NOUNS.items():
         assert found[noun] == verbs, noun
     assert {command_name(each) for each in app.registered_commands} == {"up", "api", "worker"}
-    for path in [*((n, v) for n, verbs in NOUNS.items() for v in verbs), ("up",), ("api",), ("worker",)]:
+    for path in [*((*n.split(), v) for n, verbs in NOUNS.items() for v in verbs), ("up",), ("api",), ("worker",)]:
         told = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
         assert told.exit_code == 0, path
         assert "--json" in told.output, path
