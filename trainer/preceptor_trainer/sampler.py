@@ -1,123 +1,126 @@
-"""The student writes: batched, left-padded generation with a KV cache, and the sampler's own log-probabilities.
+"""The student writes: many completions at once, with the sampler's own log-probabilities.
 
 Every rollout draws from its own stream of uniforms, seeded by the rollout, so what it is batched with does not decide
-what it writes. A completion ends with the first end token, which belongs to it; padding is tracked by position, never
-by id, so a tokenizer whose pad token is its end token is no special case.
+what it writes; the same jobs give the same bits. A completion ends with the first end token, which belongs to it;
+padding is tracked by position, never by id, so a tokenizer whose pad token is its end token is no special case.
+
+Shape letters: B rows, L positions of a padded row, T written positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from preceptor_trainer.desk import Desk
+from preceptor_trainer.draws import Completion, Job, draw, uniforms
 from preceptor_trainer.model import Model, eos_ids
+from preceptor_trainer.packing import packable
 
+CACHE_BYTES = 1 << 30
+"""Keys and values that the rows at work may take; where they would take more, fewer rows are at work."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One completion to write."""
-
-    prompt_ids: tuple[int, ...]
-    seed: int
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """One completion as written."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    """Under the distribution each token was drawn from (tempered, where the temperature is not 1); greedy:
-    untempered."""
-    finished: bool
-    """False: cut off at `max_tokens`."""
+Check = Callable[[], None]
+"""Called before every token; what it raises ends the work."""
 
 
 class Sampler(Protocol):
     """Anything that writes completions with the student's current weights."""
 
-    def sample(self, jobs: Sequence[Job], temperature: float) -> list[Completion]: ...
+    def sample(self, jobs: Sequence[Job], temperature: float) -> list[Completion]:
+        """One completion a job, in the jobs' order."""
+        ...
+
+    def stream(
+        self, jobs: Sequence[Job], temperature: float, check: Check | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        """The same with each job's number, each as soon as it is written."""
+        ...
 
 
 class LocalSampler:
     """Samples from a model in this process. Temperature 0 is greedy."""
 
-    def __init__(self, model: Model, max_rows: int = 64) -> None:
+    def __init__(self, model: Model, max_rows: int = 64, cache_bytes: int = CACHE_BYTES) -> None:
         self._model = model
         self._max_rows = max_rows
+        self._cache_bytes = cache_bytes
 
     def sample(self, jobs: Sequence[Job], temperature: float) -> list[Completion]:
-        """One completion a job, in the jobs' order. Jobs are batched by prompt length to keep padding short."""
-        order = sorted(range(len(jobs)), key=lambda index: (len(jobs[index].prompt_ids), index))
-        written: dict[int, Completion] = {}
-        for start in range(0, len(order), self._max_rows):
-            chosen = order[start : start + self._max_rows]
-            completions = self._write([jobs[index] for index in chosen], temperature)
-            written.update(zip(chosen, completions, strict=True))
+        """One completion a job, in the jobs' order."""
+        written = dict(self.stream(jobs, temperature))
         return [written[index] for index in range(len(jobs))]
 
     @torch.inference_mode()
-    def _write(self, jobs: Sequence[Job], temperature: float) -> list[Completion]:
-        module, horizon = self._model.module, max(job.max_tokens for job in jobs)
-        ends = torch.tensor(sorted(eos_ids(self._model)))
-        limit_B = torch.tensor([job.max_tokens for job in jobs])
-        uniform_BT = torch.stack([_uniforms(job.seed, horizon) for job in jobs])
-        ids_BL, mask_BL = _left_pad([job.prompt_ids for job in jobs])
-        position_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
-        cache, tokens, logprobs = DynamicCache(config=module.config), list[Tensor](), list[Tensor]()
-        done_B = torch.zeros(len(jobs), dtype=torch.bool)
-        for t in range(horizon):
-            output = module(
-                input_ids=ids_BL,
-                attention_mask=mask_BL,
-                position_ids=position_BL,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            token_B, logprob_B = _draw(output.logits[:, -1], temperature, uniform_BT[:, t])
-            tokens.append(token_B)
-            logprobs.append(logprob_B)
-            done_B = done_B | torch.isin(token_B, ends) | (t + 1 >= limit_B)
-            if bool(done_B.all()):
-                break
-            ids_BL, position_BL = token_B[:, None], position_BL[:, -1:] + 1
-            mask_BL = torch.cat([mask_BL, torch.ones_like(token_B[:, None])], dim=-1)
-        return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), limit_B.tolist(), frozenset(ends.tolist()))
+    def stream(
+        self, jobs: Sequence[Job], temperature: float, check: Check | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        """The same with each job's number, each as soon as it is written.
+
+        Jobs are ordered by prompt, long ones first, so that what is computed together is of like length. Where a
+        model's layers do not look at everything before (`packable`), batches of rows are written in lockstep instead,
+        each until the last of its rows has ended.
+        """
+        check = check or _go_on
+        order = sorted(
+            range(len(jobs)), key=lambda index: (-len(jobs[index].prompt_ids), jobs[index].prompt_ids, index)
+        )
+        work = [(number, jobs[number]) for number in order]
+        if work and packable(self._model.module):
+            yield from Desk(self._model, work, temperature, self._max_rows, self._cache_bytes).write(check)
+            return
+        for start in range(0, len(work), self._max_rows):
+            yield from _in_lockstep(self._model, work[start : start + self._max_rows], temperature, check)
 
 
-def _uniforms(seed: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    return torch.rand(count, generator=generator, dtype=torch.float64)
+def _go_on() -> None:
+    pass
 
 
-def _left_pad(prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+def _in_lockstep(
+    model: Model, work: Sequence[tuple[int, Job]], temperature: float, check: Check
+) -> Iterator[tuple[int, Completion]]:
+    """Left-padded, with a cache that grows for all of them: what every model that transformers generates with takes."""
+    module, device, jobs = model.module, model.device, [job for _, job in work]
+    ends = torch.tensor(sorted(eos_ids(model)), device=device)
+    limits = [job.max_tokens for job in jobs]
+    streams = [[*uniforms(job.seed, job.max_tokens), *[0.0] * (max(limits) - job.max_tokens)] for job in jobs]
+    uniform_BT = torch.tensor(streams, dtype=torch.float64, device=device)
+    ids_BL, mask_BL = _left_pad([job.prompt_ids for job in jobs], device)
+    position_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    cache, tokens, logprobs = DynamicCache(config=module.config), list[Tensor](), list[Tensor]()
+    done_B = torch.zeros(len(jobs), dtype=torch.bool, device=device)
+    for t in range(max(limits)):
+        check()
+        output = module(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=position_BL,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        token_B, logprob_B = draw(output.logits[:, -1], temperature, uniform_BT[:, t])
+        tokens.append(token_B)
+        logprobs.append(logprob_B)
+        done_B = done_B | torch.isin(token_B, ends) | (t + 1 >= torch.tensor(limits, device=device))
+        if bool(done_B.all()):
+            break
+        ids_BL, position_BL = token_B[:, None], position_BL[:, -1:] + 1
+        mask_BL = torch.cat([mask_BL, torch.ones_like(token_B[:, None])], dim=-1)
+    completions = _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, frozenset(ends.tolist()))
+    yield from ((number, completion) for (number, _), completion in zip(work, completions, strict=True))
+
+
+def _left_pad(prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max(len(prompt) for prompt in prompts)
-    ids_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    mask_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids_BL[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask_BL[row, longest - len(prompt) :] = 1
-    return ids_BL, mask_BL
-
-
-def _draw(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF sampling in float64, one uniform a row; greedy at temperature 0."""
-    logprobs_BV = torch.log_softmax(logits_BV.double() / (temperature or 1.0), dim=-1)
-    if temperature == 0:
-        token_B = logprobs_BV.argmax(-1)
-    else:
-        cumulative_BV = logprobs_BV.exp().cumsum(-1)
-        threshold_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
-        token_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
-        token_B = token_B.clamp(max=logits_BV.shape[-1] - 1)
-    return token_B, logprobs_BV.gather(-1, token_B[:, None]).squeeze(-1)
+    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
 
 
 def _cut(tokens_BT: Tensor, logprobs_BT: Tensor, limits: Sequence[int], ends: frozenset[int]) -> list[Completion]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 
 from preceptor_trainer.batch import Row
 from preceptor_trainer.model import Model, eos_ids, prompt_ids
+from preceptor_trainer.pipeline import Part
 from preceptor_trainer.recipe import RolloutPolicy
 from preceptor_trainer.sampler import Job, Sampler
 from preceptor_trainer.views import Plan, PlanView, Task
+
+PART_ROLLOUTS = 16
+"""Rollouts that are verified and scored together, while others are still being written."""
 
 
 class CannotWrite(ValueError):
@@ -20,6 +25,18 @@ class CannotWrite(ValueError):
 def stream(*parts: object) -> int:
     """A 64-bit seed that depends on all its parts and on nothing else, so that a resumed run draws the same numbers."""
     return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A rollout before it is written."""
+
+    place: int
+    """Among the step's rollouts, in the tasks' order."""
+    task: Task
+    index: int
+    plan: Plan
+    prompt_ids: tuple[int, ...]
 
 
 class Writer:
@@ -33,32 +50,49 @@ class Writer:
 
     def write(self, tasks: Sequence[Task], step: int) -> list[Row]:
         """`samples` rows a task, in the tasks' order. Raises CannotWrite, naming what is missing."""
-        planned = [
-            (task, index, self._plan(task, index, step)) for task in tasks for index in range(self._policy.samples)
-        ]
-        sampled = [(task, index, plan) for task, index, plan in planned if plan.source == "student"]
-        jobs = [self._job(task, index, plan, step) for task, index, plan in sampled]
-        completions = iter(self._sampler.sample(jobs, self._policy.temperature) if jobs else ())
-        rows: list[Row] = []
-        for task, index, plan in planned:
-            prompt = tuple(prompt_ids(self._model, plan.turns[-1].messages))
-            if plan.source == "dataset":
-                rows.append(self._given(task, index, plan, prompt, step))
-                continue
-            written = next(completions)
-            rows.append(
-                Row(
-                    task=task,
-                    index=index,
-                    prompt_ids=prompt,
-                    completion_ids=written.token_ids,
-                    logprobs=written.logprobs,
-                    text=self.text(written.token_ids),
-                    finished=written.finished,
-                    weights_version=step - 1,
-                )
+        drafts = self._drafts(tasks, step)
+        rows = self._rows(drafts, step, step - 1, None)
+        return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+    def parts(
+        self, tasks: Sequence[Task], step: int, version: int, check: Callable[[], None] | None = None
+    ) -> Iterator[Part]:
+        """The same rows as the parts of a batch, each part as soon as all of it is written; they do not come in order.
+
+        Groups with long prompts come first, then like with like, so that what is computed together is of like length;
+        a part has PART_ROLLOUTS rows, or more where a group has. `version` of the weights is recorded with the rows.
+        `check` is called before every token.
+        """
+        cuts = _cut(sorted(self._drafts(tasks, step), key=_order()))
+        part_of = {draft.place: number for number, cut in enumerate(cuts) for draft in cut}
+        rows = [dict[int, Row]() for _ in cuts]
+        for place, row in self._rows([draft for cut in cuts for draft in cut], step, version, check):
+            index = part_of[place]
+            rows[index][place] = row
+            if len(rows[index]) == len(cuts[index]):
+                finished = [rows[index][draft.place] for draft in cuts[index]]
+                yield Part(step=step, index=index, of=len(cuts), rows=finished)
+
+    def _rows(
+        self, drafts: Sequence[_Draft], step: int, version: int, check: Callable[[], None] | None
+    ) -> Iterator[tuple[int, Row]]:
+        """Each draft's place and row, in the order in which they are finished."""
+        yield from ((draft.place, self._given(draft, version)) for draft in drafts if draft.plan.source == "dataset")
+        sampled = [draft for draft in drafts if draft.plan.source == "student"]
+        jobs = [self._job(draft, step) for draft in sampled]
+        for number, written in self._sampler.stream(jobs, self._policy.temperature, check):
+            draft = sampled[number]
+            row = Row(
+                task=draft.task,
+                index=draft.index,
+                prompt_ids=draft.prompt_ids,
+                completion_ids=written.token_ids,
+                logprobs=written.logprobs,
+                text=self.text(written.token_ids),
+                finished=written.finished,
+                weights_version=version,
             )
-        return rows
+            yield draft.place, row
 
     def text(self, token_ids: Sequence[int]) -> str:
         """A completion as text, special tokens left out."""
@@ -77,25 +111,60 @@ class Writer:
             )
         return plan
 
-    def _job(self, task: Task, index: int, plan: Plan, step: int) -> Job:
-        messages = plan.behaviour or plan.turns[-1].messages
-        horizon = min(plan.max_tokens or self._policy.max_tokens, self._policy.max_tokens)
-        seed = stream(self._seed, "sample", step, task.id, index)
-        return Job(prompt_ids=tuple(prompt_ids(self._model, messages)), seed=seed, max_tokens=horizon)
+    def _drafts(self, tasks: Sequence[Task], step: int) -> list[_Draft]:
+        planned = [
+            (task, index, self._plan(task, index, step)) for task in tasks for index in range(self._policy.samples)
+        ]
+        return [
+            _Draft(
+                place=place,
+                task=task,
+                index=index,
+                plan=plan,
+                prompt_ids=tuple(prompt_ids(self._model, plan.turns[-1].messages)),
+            )
+            for place, (task, index, plan) in enumerate(planned)
+        ]
 
-    def _given(self, task: Task, index: int, plan: Plan, prompt: tuple[int, ...], step: int) -> Row:
-        if plan.completion is None:
-            raise CannotWrite(f"rollout: the plan takes task {task.id}'s completion from the data but names none")
+    def _job(self, draft: _Draft, step: int) -> Job:
+        prompt = draft.prompt_ids
+        if draft.plan.behaviour is not None:
+            prompt = tuple(prompt_ids(self._model, draft.plan.behaviour))
+        horizon = min(draft.plan.max_tokens or self._policy.max_tokens, self._policy.max_tokens)
+        seed = stream(self._seed, "sample", step, draft.task.id, draft.index)
+        return Job(prompt_ids=prompt, seed=seed, max_tokens=horizon)
+
+    def _given(self, draft: _Draft, version: int) -> Row:
+        text = draft.plan.completion
+        if text is None:
+            raise CannotWrite(f"rollout: the plan takes task {draft.task.id}'s completion from the data but names none")
         ends = sorted(eos_ids(self._model))[:1]
-        ids = [*self._model.tokenizer.encode(plan.completion, add_special_tokens=False), *ends]
+        ids = [*self._model.tokenizer.encode(text, add_special_tokens=False), *ends]
         kept = ids[: self._policy.max_tokens]
         return Row(
-            task=task,
-            index=index,
-            prompt_ids=prompt,
+            task=draft.task,
+            index=draft.index,
+            prompt_ids=draft.prompt_ids,
             completion_ids=tuple(kept),
             logprobs=None,
-            text=plan.completion,
+            text=text,
             finished=len(kept) == len(ids),
-            weights_version=step - 1,
+            weights_version=version,
         )
+
+
+def _order() -> Callable[[_Draft], tuple[int, int, int]]:
+    """Long prompts first; the rollouts of one question stay together, however often the step asks it."""
+    first: dict[str, int] = {}
+    return lambda draft: (-len(draft.prompt_ids), first.setdefault(draft.task.id, draft.place), draft.place)
+
+
+def _cut(drafts: Sequence[_Draft]) -> list[list[_Draft]]:
+    """Parts of at least PART_ROLLOUTS drafts, the last perhaps fewer. A group is never cut: contexts see siblings."""
+    cuts = list[list[_Draft]]()
+    for draft in drafts:
+        same = bool(cuts) and cuts[-1][-1].task.id == draft.task.id
+        if not cuts or (len(cuts[-1]) >= PART_ROLLOUTS and not same):
+            cuts.append([])
+        cuts[-1].append(draft)
+    return cuts

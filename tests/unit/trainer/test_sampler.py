@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from preceptor_trainer.draws import Job, draw
 from preceptor_trainer.model import Model, load_model
-from preceptor_trainer.sampler import Job, LocalSampler, _draw
+from preceptor_trainer.sampler import LocalSampler
 from tests.models import tiny_model_folder
 
 
@@ -91,6 +92,6 @@ def test_every_job_keeps_its_own_limit(model: Model) -> None:
 def test_uniforms_become_tokens_in_proportion_to_their_probability() -> None:
     probabilities_V = torch.tensor([0.5, 0.0, 0.3, 0.2], dtype=torch.float64)
     grid = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
-    token_B, logprob_B = _draw(probabilities_V.log().expand(1000, 4), 1.0, grid)
+    token_B, logprob_B = draw(probabilities_V.log().expand(1000, 4), 1.0, grid)
     assert torch.bincount(token_B, minlength=4).tolist() == pytest.approx([500, 0, 300, 200], abs=1)
     torch.testing.assert_close(logprob_B, probabilities_V.log()[token_B])

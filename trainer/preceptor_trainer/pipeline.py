@@ -1,0 +1,242 @@
+"""A run's stages at work at the same time: what is written is verified and scored while more is written.
+
+    writer    a thread: waits for weights, writes a batch, hands over every part of it as soon as that is written
+    stages    a thread each: takes part after part from the one before
+    learner   the caller's thread: `take` gives it a batch when its last part has come through
+
+What the parts of a batch are is settled before it is written, and every stage takes one part at a time. So the numbers
+do not depend on how fast anyone is, only on the weights that write: with `max_lag` 0 a batch is begun when it is asked
+for, by the weights as they are then; with more it is begun by the newest there are, as soon as those are new enough.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from preceptor.wire.runs import TeacherLedger
+from preceptor_trainer.asking import Heard
+from preceptor_trainer.batch import Row
+from preceptor_trainer.views import Task
+
+Result = TypeVar("Result")
+
+POLL_SECONDS = 0.2
+"""How often a wait looks up to see whether the run is wanted to stop."""
+LEAVE_SECONDS = 5.0
+"""How long the end waits for a stage in the middle of a call (to a teacher, say). A longer call is left to its own
+deadline, and what it brings is thrown away."""
+
+
+class Stopped(Exception):
+    """The pipeline is closing: whoever is at work in it stops."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """Some whole groups of a batch on their way through the stages."""
+
+    step: int
+    index: int
+    """Its place among the batch's parts."""
+    of: int
+    """How many those are."""
+    rows: Sequence[Row]
+    heard: Heard | None = None
+    """There once teachers were asked."""
+    teachers: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
+    """What passed between us and them, by role."""
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds of one step, all its parts together."""
+
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    """Worked, by stage."""
+    idle: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    """Waited, by stage and what for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """One step's batch, through all stages."""
+
+    parts: Sequence[Part]
+    """In their order."""
+    times: Times
+
+
+Check = Callable[[], None]
+"""Called now and then by whoever works long. Raises Stopped."""
+
+Stage = Callable[[Part], Part]
+
+
+class Writes(Protocol):
+    """Whoever writes batches."""
+
+    def __call__(self, tasks: Sequence[Task], step: int, check: Check) -> Iterator[Part]:
+        """The parts of a step's batch, each as soon as it is written."""
+        ...
+
+
+class Pipeline:
+    """The batches of `steps`, worked on while their predecessors are learned from. A context; opened once.
+
+    An exception in any stage ends it: `take` raises that very exception.
+    """
+
+    def __init__(
+        self,
+        steps: range,
+        max_lag: int,
+        tasks: Callable[[int], Sequence[Task]],
+        write: Writes,
+        stages: Mapping[str, Stage],
+    ) -> None:
+        """`stages` by name, in their order. `tasks` and `write` are called in the writer's thread."""
+        self._steps = steps
+        self._max_lag = max_lag
+        self._tasks = tasks
+        self._write = write
+        self._stages = stages
+        self._changed = threading.Condition()
+        self._version = steps.start - 1 if max_lag else -1
+        self._inboxes: dict[str, deque[Part]] = {name: deque() for name in stages}
+        self._written: set[int] = set()
+        self._done: defaultdict[int, list[Part]] = defaultdict(list)
+        self._times: defaultdict[int, Times] = defaultdict(Times)
+        self._failure: BaseException | None = None
+        self._closing = False
+        names = list(stages)
+        works: list[tuple[str, Callable[[], None]]] = [("sample", self._source)]
+        works += [(name, self._worker(name, after)) for name, after in zip(names, [*names[1:], None], strict=True)]
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"pipeline-{name}", daemon=True)
+            for name, work in works
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        until = monotonic() + LEAVE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - monotonic()))
+
+    def take(self, step: int, wanted: Callable[[], bool] = lambda: True) -> Taken | None:
+        """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised."""
+        self._publish(step - 1)
+        while not self._ready(step):
+            if not wanted():
+                return None
+        with self._changed:
+            parts, times = self._done.pop(step), self._times.pop(step)
+        return Taken(parts=sorted(parts, key=lambda part: part.index), times=times)
+
+    def publish(self, version: int) -> None:
+        """The weights have moved. With `max_lag` the next batches may be written by them at once; without, a batch is
+        begun when it is taken, so that nobody else uses the student's weights meanwhile."""
+        if self._max_lag:
+            self._publish(version)
+
+    def _publish(self, version: int) -> None:
+        with self._changed:
+            self._version = max(self._version, version)
+            self._changed.notify_all()
+
+    def _ready(self, step: int) -> bool:
+        """Whether a batch is there, after a wait of no more than POLL_SECONDS."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            done = self._done[step]
+            if done and len(done) == done[0].of:
+                return True
+            missing = "scores" if step in self._written else "rollouts"
+            began = monotonic()
+            self._changed.wait(POLL_SECONDS)
+            self._times[step].idle[f"learn/{missing}"] += monotonic() - began
+            return False
+
+    def _source(self) -> None:
+        for step in self._steps:
+            with self._changed:
+                began = monotonic()
+                self._until(lambda step=step: self._version >= step - 1 - self._max_lag)
+                self._times[step].idle["sample/weights"] += monotonic() - began
+            tasks = self._timed(step, "data", lambda step=step: self._tasks(step))
+            parts = self._write(tasks, step, self._check)
+            for handed in count(1):
+                part = self._timed(step, "sample", lambda parts=parts: next(parts))
+                if handed == part.of:
+                    self._written.add(step)
+                self._hand_on(part, next(iter(self._stages), None))
+                if handed == part.of:
+                    break
+
+    def _worker(self, name: str, after: str | None) -> Callable[[], None]:
+        inbox, stage = self._inboxes[name], self._stages[name]
+
+        def work() -> None:
+            while True:
+                with self._changed:
+                    began = monotonic()
+                    self._until(lambda: bool(inbox))
+                    part = inbox.popleft()
+                    self._times[part.step].idle[f"{name}/rollouts"] += monotonic() - began
+                self._hand_on(self._timed(part.step, name, lambda part=part: stage(part)), after)
+
+        return work
+
+    def _hand_on(self, part: Part, stage: str | None) -> None:
+        with self._changed:
+            (self._done[part.step] if stage is None else self._inboxes[stage]).append(part)
+            self._changed.notify_all()
+
+    def _timed(self, step: int, stage: str, work: Callable[[], Result]) -> Result:
+        began = monotonic()
+        try:
+            return work()
+        finally:
+            with self._changed:
+                self._times[step].seconds[stage] += monotonic() - began
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait, holding `_changed`. Raises Stopped."""
+        while not ready():
+            self._check()
+            self._changed.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self._closing:
+            raise Stopped
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Stopped:
+            return
+        except BaseException as error:  # whatever it is, it is the run's end, and the learner's thread says so
+            with self._changed:
+                self._failure = self._failure or error
+                self._closing = True
+                self._changed.notify_all()
