@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.numbers import Tally
+from preceptor_trainer.numbers import answer_bytes as answer_bytes
 from preceptor_trainer.packing import Input, Packed, Piece, lay_out, most_new, pack, packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
@@ -61,9 +62,9 @@ class Scoring:
         """Longest first: what does not fit into memory fails at once."""
 
     @property
-    def left(self) -> bool:
-        """Whether there is more to compute."""
-        return bool(self.rows)
+    def left(self) -> int:
+        """Tokens that are still to be computed."""
+        return sum(len(row) for row in self.rows)
 
     def numbers(self) -> Numbers:
         """The answer, once nothing is left."""

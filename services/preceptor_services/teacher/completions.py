@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault
 from preceptor_services.teacher.backends import Draw, Text
+from preceptor_services.teacher.jobs import Job, Steps
 from preceptor_services.teacher.openai import ChatWish, CompletionWish, Usage
-from preceptor_services.teacher.scheduler import Job
-from preceptor_services.teacher.scores import Teacher
+from preceptor_services.teacher.scores import Teacher, caller_of
 from preceptor_services.teacher.service import Service
 from preceptor_services.teacher.shapes import ChatShape, CompletionShape, Shape
 from preceptor_services.teacher.writer import Piece, write
@@ -85,7 +85,7 @@ async def _answer(
     shape: Shape,
 ) -> Response:
     _check(prompts, max_tokens, teacher)
-    text, job = _text(teacher, wish.model), Job()
+    text, job = _text(teacher, wish.model), Job(caller=caller_of(request))
     seed = secrets.randbits(48) if wish.seed is None else wish.seed
     orders = [
         _Order(
@@ -114,7 +114,15 @@ async def _answer(
         events = _start(teacher, job, pieces)
         stream = _stream(job, events, shape, read, usage)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    done = await teacher.run(request, job, lambda: list(pieces()))
+
+    def collected() -> Generator[None, None, list[tuple[int, Piece]]]:
+        found: list[tuple[int, Piece]] = []
+        for each in pieces():
+            found.append(each)
+            yield  # others may have a turn
+        return found
+
+    done = await teacher.run(request, job, Steps(collected))
     choices = [[piece for index, piece in done.result if index == order.index] for order in orders]
     return JSONResponse(shape.whole(choices, _usage(read, [piece for _, piece in done.result])))
 
@@ -131,11 +139,12 @@ def _start(teacher: Service, job: Job, pieces: Callable[[], Iterator[tuple[int, 
         with suppress(RuntimeError):  # the loop has closed: nobody reads any more
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    def work() -> None:
+    def work() -> Generator[None, None, None]:
         for each in pieces():
             put(each)
+            yield  # others may have a turn
 
-    future = teacher.scheduler.submit(job, work)
+    future = teacher.scheduler.submit(job, Steps(work))
     future.add_done_callback(lambda done: put(None if done.cancelled() else done.exception()))
     return events
 

@@ -1,6 +1,8 @@
-"""One worker thread, one bounded queue: blocking work never blocks the event loop, and too much of it is refused.
+"""Who is worked on next, and with whom: blocking work never blocks the event loop, and too much of it is refused.
 
-One thread because a model computes one thing at a time: a second would halve the first's speed and double its memory.
+A model computes one thing at a time: one lane. Scores are computed in passes that several requests share, texts token
+by token, and between any two such steps it is somebody else's turn, so that a small request waits for a step of a huge
+one and never for its end. An engine that batches by itself gets several requests at once: several lanes.
 """
 
 from __future__ import annotations
@@ -8,90 +10,68 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
 
 from preceptor.errors import Overloaded
+from preceptor_services.teacher.jobs import Abandoned, Done, Entry, Job, Passes, Steps, Whole, Work
+from preceptor_services.teacher.turns import Turns
 
 Result = TypeVar("Result")
-
-
-class Abandoned(Exception):
-    """The caller went away, or its deadline has passed: nobody waits for the rest."""
-
-
-@dataclass(slots=True)
-class Job:
-    """One request's work. `check` is called inside the work, between its pieces."""
-
-    deadline: float | None = None
-    """On the monotonic clock; None: none."""
-    gone: threading.Event = field(default_factory=threading.Event)
-    """Set when the caller has gone."""
-
-    def check(self) -> None:
-        """Raises Abandoned when nobody waits for the work any more."""
-        if self.gone.is_set():
-            raise Abandoned("the caller went away")
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise Abandoned("its deadline has passed")
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[Result]):
-    """What came of a job."""
-
-    result: Result
-    queued_seconds: float
-    computed_seconds: float
+Advance = Callable[[Sequence[Any]], Sequence[int]]
+"""One pass for parts, the first one's turn: the tokens computed for each. Changes nothing where it raises."""
 
 
 class Scheduler:
-    """Runs jobs one at a time, in order of arrival."""
+    """A bounded queue, and the lanes that work it off."""
 
-    def __init__(self, max_queue: int, *, watch: Callable[[int], object] = lambda depth: None) -> None:
-        """`watch` is told how many jobs wait or run, whenever that changes."""
-        self._max_queue = max_queue
-        self._watch = watch
-        self._lock = threading.Lock()
-        self._depth = 0
+    def __init__(
+        self,
+        max_queue: int,
+        *,
+        lanes: int = 1,
+        advance: Advance | None = None,
+        pass_tokens: int = 1,
+        watch: Callable[[int], object] = lambda depth: None,
+    ) -> None:
+        """lanes: jobs worked on at once. advance: for work in `Passes`, which needs one lane. pass_tokens: what a pass
+        holds. `watch` is told how many jobs wait or run, whenever that changes."""
+        self._max_queue, self._lanes, self._advance, self._watch = max_queue, lanes, advance, watch
+        self._changed = threading.Condition()
+        self._turns = Turns(pass_tokens)
+        self._swaps: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._swapping = False
         self._typical = 0.1  # seconds of a job, a moving average: what Retry-After is made of
         self._closed = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="teacher")
+        self._threads: list[threading.Thread] = []
 
     @property
     def depth(self) -> int:
         """Jobs that wait or run."""
-        return self._depth
+        return len(self._turns)
 
     @property
     def draining(self) -> bool:
         """Whether no more jobs are taken."""
         return self._closed
 
-    def submit(self, job: Job, work: Callable[[], Result]) -> Future[Done[Result]]:
+    def submit(self, job: Job, work: Callable[[], Result] | Work[Result]) -> Future[Done[Result]]:
         """Have the work done when its turn comes. Raises Overloaded at once: 429 queue full, 503 draining."""
-        self._enter()
-        arrived = time.monotonic()
+        entry = Entry(job, work if isinstance(work, (Whole, Steps, Passes)) else Whole(work))
+        with self._changed:
+            self._check_room()
+            self._turns.enter(entry)
+            self._watch(len(self._turns))
+            self._wake()
+        entry.future.add_done_callback(lambda _: self._leave(entry))  # also where it is cancelled before its turn
+        return entry.future
 
-        def turn() -> Done[Result]:
-            began = time.monotonic()
-            job.check()
-            result = work()
-            seconds = time.monotonic() - began
-            self._typical += 0.2 * (seconds - self._typical)
-            return Done(result, began - arrived, seconds)
-
-        future = self._thread.submit(turn)
-        future.add_done_callback(lambda _: self._leave())  # also where it was cancelled before its turn came
-        return future
-
-    async def run(self, job: Job, work: Callable[[], Result]) -> Done[Result]:
+    async def run(self, job: Job, work: Callable[[], Result] | Work[Result]) -> Done[Result]:
         """Wait for the work. Raises Overloaded (see `submit`; a deadline that passed), or what the work raises.
 
-        Work that has started goes on when this call is cancelled, until its next `job.check`.
+        Work that has started goes on when this call is cancelled, until its next step or `job.check`.
         """
         try:
             return await asyncio.wrap_future(self.submit(job, work))
@@ -108,31 +88,178 @@ class Scheduler:
         queue. Raises Overloaded (503) while draining, and what the work raises. Once it runs, cancelling this call
         does not stop it.
         """
-        if self._closed:
-            raise Overloaded("The teacher is draining: it takes no more requests.", remedy="Ask another.")
-        return await asyncio.wrap_future(self._thread.submit(work))
+        future: Future[Result] = Future()
+        with self._changed:
+            self._check_open()
+            self._swaps.append((future, work))
+            self._wake()
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Take no more jobs, and wait for those that were taken."""
-        self._closed = True
-        self._thread.shutdown(wait=True)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _enter(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise Overloaded("The teacher is draining: it takes no more requests.", remedy="Ask another.")
-            if self._depth >= self._max_queue:
-                error = Overloaded(
-                    f"{self._depth} requests wait already, as many as this teacher takes.",
-                    remedy="Try again after Retry-After seconds.",
-                    retry_after=max(1.0, self._depth * self._typical / 2),
-                )
-                error.problem = error.problem.model_copy(update={"status": 429})
-                raise error
-            self._depth += 1
-            self._watch(self._depth)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Overloaded("The teacher is draining: it takes no more requests.", remedy="Ask another.")
 
-    def _leave(self) -> None:
-        with self._lock:
-            self._depth -= 1
-            self._watch(self._depth)
+    def _check_room(self) -> None:
+        self._check_open()
+        depth = len(self._turns)
+        if depth >= self._max_queue:
+            error = Overloaded(
+                f"{depth} requests wait already, as many as this teacher takes.",
+                remedy="Try again after Retry-After seconds.",
+                retry_after=max(1.0, depth * self._typical / 2 / self._lanes),
+            )
+            error.problem = error.problem.model_copy(update={"status": 429})
+            raise error
+
+    def _wake(self) -> None:
+        if not self._threads:
+            names = [f"teacher-{lane}" for lane in range(self._lanes)]
+            self._threads = [threading.Thread(target=self._work_off, name=name, daemon=True) for name in names]
+            for thread in self._threads:
+                thread.start()
+        self._changed.notify_all()
+
+    def _leave(self, entry: Entry) -> None:
+        with self._changed:
+            self._turns.leave(entry)
+            self._watch(len(self._turns))
+            self._changed.notify_all()
+
+    def _work_off(self) -> None:
+        """A lane: one step after the other, until there is nothing left and nothing more to come."""
+        while True:
+            with self._changed:
+                while (step := self._next()) is None:
+                    if self._closed and not len(self._turns) and not self._swaps:
+                        return
+                    self._changed.wait()
+            step()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What a lane does now; None: nothing."""
+        for entry, error in self._turns.abandoned():
+            entry.fail(error)
+        if self._swapping:
+            return None
+        if self._swaps and not self._turns.begun:
+            self._swapping = True
+            return partial(self._swap, *self._swaps.pop(0))
+        taken = self._turns.take(finish_only=bool(self._swaps))
+        if not taken:
+            return None
+        return partial(self._pass, taken) if isinstance(taken[0].work, Passes) else partial(self._step, taken[0])
+
+    def _swap(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        try:
+            if future.set_running_or_notify_cancel():
+                future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            with self._changed:
+                self._swapping = False
+                self._changed.notify_all()
+
+    def _step(self, entry: Entry) -> None:
+        """All of a whole work, or one step of another."""
+        if not entry.claim():
+            return
+        began = time.monotonic()
+        outcome: Callable[[], None] | None = None
+        try:
+            if isinstance(entry.work, Whole):
+                outcome = partial(entry.finish, entry.work.run())
+            elif isinstance(entry.work, Steps):
+                outcome = self._one_step(entry, entry.work)
+        except BaseException as error:
+            outcome = partial(entry.fail, error)
+        self._charge([entry], time.monotonic() - began, [1])
+        self._end(entry, outcome)
+
+    def _one_step(self, entry: Entry, work: Steps[Any]) -> Callable[[], None] | None:
+        entry.open = work.run() if entry.open is None else entry.open
+        try:
+            next(entry.open)
+        except StopIteration as stop:
+            return partial(entry.finish, stop.value)
+        return None
+
+    def _pass(self, entries: Sequence[Entry]) -> None:
+        """One pass for all of them. Where it fails, one pass for each: a neighbour's trouble is not theirs."""
+        opened = [entry for entry in entries if self._open(entry)]
+        waiting = [entry for entry in opened if entry.open.left]
+        if len(waiting) > 1 and self._passed(waiting) is not None:
+            waiting = [entry for entry in waiting if entry.open.left]
+            for entry in waiting:
+                self._pass_alone(entry)
+        elif len(waiting) == 1:
+            self._pass_alone(waiting[0])
+        for entry in opened:
+            if entry.open is None:  # it failed
+                continue
+            outcome = None if entry.open.left else partial(self._conclude, entry)
+            self._end(entry, outcome)
+
+    def _pass_alone(self, entry: Entry) -> None:
+        failure = self._passed([entry])
+        if failure is not None:
+            entry.fail(failure)
+
+    def _open(self, entry: Entry) -> bool:
+        """Begin where it has not begun. False where nobody waits, or it cannot begin."""
+        assert isinstance(entry.work, Passes)
+        if not entry.claim():
+            return False
+        try:
+            entry.open = entry.work.begin() if entry.open is None else entry.open
+        except BaseException as error:
+            entry.fail(error)
+            return False
+        return True
+
+    def _passed(self, entries: Sequence[Entry]) -> BaseException | None:
+        """What became of a pass; None: it came to its end."""
+        assert self._advance is not None, "work in passes needs `advance`"
+        began = time.monotonic()
+        try:
+            tokens = self._advance([entry.open for entry in entries])
+        except BaseException as error:
+            if len(entries) == 1:
+                return error
+            # Its frames hold what there was no memory for: let go of them before anyone tries again.
+            return error.with_traceback(None)
+        self._charge(entries, time.monotonic() - began, tokens)
+        return None
+
+    def _conclude(self, entry: Entry) -> None:
+        assert isinstance(entry.work, Passes)
+        try:
+            result = entry.work.finish(entry.open)
+        except BaseException as error:
+            entry.fail(error)
+        else:
+            entry.finish(result)
+
+    def _charge(self, entries: Sequence[Entry], seconds: float, tokens: Sequence[int]) -> None:
+        """Count a step's time for those who took part, by tokens."""
+        with self._changed:
+            for entry, mine in zip(entries, tokens, strict=True):
+                if mine:
+                    self._turns.charge(entry, seconds, mine / sum(tokens))
+
+    def _end(self, entry: Entry, outcome: Callable[[], None] | None) -> None:
+        """Its step is over; with an outcome, all of it."""
+        if outcome is not None:
+            self._typical += 0.2 * (entry.cost - self._typical)
+            outcome()
+        with self._changed:
+            entry.busy = False
+            self._changed.notify_all()

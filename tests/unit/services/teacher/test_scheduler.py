@@ -9,7 +9,8 @@ import time
 import pytest
 
 from preceptor.errors import Overloaded
-from preceptor_services.teacher.scheduler import Job, Scheduler
+from preceptor_services.teacher.jobs import Job
+from preceptor_services.teacher.scheduler import Scheduler
 
 
 def test_jobs_run_in_order_one_at_a_time() -> None:
