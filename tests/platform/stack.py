@@ -148,12 +148,17 @@ class Stack:
         self.api = child
         return child
 
-    def start_teacher(self) -> Child:
-        options = ("--model", str(MODEL), "--name", "tiny", "--port", self.teacher_url.rpartition(":")[2])
-        return self.spawn("teacher", *preceptor("teacher", "serve", *options), TEACHER_KEY=self.teacher_key)
+    def start_teacher(self, url: str | None = None, name: str = "tiny", *, log: str = "teacher") -> Child:
+        """The shipped model, served at `url` under this name. It answers some seconds later: `teacher_answers`."""
+        port = (url or self.teacher_url).rpartition(":")[2]
+        options = ("--model", str(MODEL), "--name", name, "--port", port)
+        return self.spawn(log, *preceptor("teacher", "serve", *options), TEACHER_KEY=self.teacher_key)
 
-    def start_worker(self, name: str) -> Child:
-        """A worker, ready to take a run. It knows what a worker on another machine would know, and nothing more."""
+    def start_worker(self, name: str, **settings: str) -> Child:
+        """A worker, ready to take a run. It knows what a worker on another machine would know, and nothing more.
+
+        It keeps no scores unless told to: what a test asks of a teacher is to reach it, whatever was asked before.
+        """
         child = self.spawn(
             name,
             *preceptor("worker"),
@@ -164,6 +169,7 @@ class Stack:
             CACHE_DIR=str(self.folder / f"cache-{name}"),
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
             TEACHER_KEY=self.teacher_key,
+            **{"SCORE_CACHE_BYTES": "0", **settings},
         )
         self.workers.append(child)
         child.wait_until("ready", lambda: child.said(f"celery@{name} ready"))
@@ -192,15 +198,25 @@ class Stack:
             teacher = client.teachers.add(create)
             assert teacher.probe is not None and teacher.probe.ok, teacher.probe
 
-    def start_run(self, client: Client, name: str, *, teacher: str = "tiny", **training: Any) -> Run:
-        """A short opsd run on the shipped model."""
+    def start_run(
+        self,
+        client: Client,
+        name: str,
+        *,
+        teacher: str = "tiny",
+        fallback: str | None = None,
+        context: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> Run:
+        """A short opsd run on the shipped model; `context`: changes to its one context."""
         student = client.artifacts.push(MODEL, "model", "tiny")
         create = RunCreate(
             name=name,
             recipe="opsd",
-            overrides=OVERRIDES,
+            overrides={**OVERRIDES, **({"contexts": {"reference": context}} if context else {})},
             student=student,
             teachers={"self": teacher},
+            fallbacks={} if fallback is None else {"self": fallback},
             data=TaskSource(kind="task", task="spell_backward"),
             training={**TRAINING, **training},
         )

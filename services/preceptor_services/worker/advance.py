@@ -12,8 +12,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from preceptor.client import Client
-from preceptor.errors import Conflict, LeaseLost, NotFound, PreceptorError
-from preceptor.pool import TeacherPool
+from preceptor.errors import Conflict, Interrupted, LeaseLost, NotFound, PreceptorError
+from preceptor.pool import DEADLINE, WAIT, TeacherPool
 from preceptor.score_cache import ScoreCache
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.common import Problem
@@ -42,6 +42,10 @@ class Bench:
     cache: ArtifactCache
     scores: ScoreCache | None = None
     """Where scores of frozen teachers are kept; None: nowhere."""
+    teacher_deadline: float = DEADLINE
+    """Seconds in which a teacher must answer one call."""
+    teacher_wait: float = WAIT
+    """Seconds for which a context that waits goes on calling."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process has been told to stop."""
 
@@ -73,7 +77,7 @@ def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
     reporter = RunReporter(bench.client, grant, lease, bench.stopping)
     work = _work_folder(bench.folder / "runs", run.id, grant.fence)
     try:
-        ended = _train(grant, reporter, work, bench)
+        ended = _train(grant, lease, reporter, work, bench)
         if ended.signal in (Signal.STOP, Signal.PAUSE):
             _log.info("run %s: given back after step %d", run.id, ended.step)
             lease.report(lambda: runs.release(run.id, lease.fence))
@@ -81,6 +85,13 @@ def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
         finish = _finish(ended, grant, lease, bench)
     except LeaseLost:
         raise
+    except Interrupted as error:  # while it waited for a teacher: the step in hand is lost, and nothing else
+        lease.check()
+        if not lease.cancel:
+            _log.info("run %s: given back while it waited (%s)", run.id, error)
+            lease.report(lambda: runs.release(run.id, lease.fence))
+            return
+        finish = Finish(fence=lease.fence, state=RunState.CANCELLED)
     except Exception as error:  # the boundary: whatever went wrong in there is this run's failure
         lease.check()
         _log.exception("run %s: failed", run.id)
@@ -91,15 +102,30 @@ def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
     _log.info("run %s: %s", run.id, finish.state.value)
 
 
-def _train(grant: LeaseGrant, reporter: RunReporter, work: Path, bench: Bench) -> Ended:
+def _train(grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, bench: Bench) -> Ended:
     run = grant.run
     _know_parts(run.recipe)
     student = bench.cache.folder_of(run.student)
     rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
     resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
     reporter.begin()
-    with TeacherPool(grant.teachers, bench.folder / "heads") as pool:
+    with _pool(grant, lease, bench) as pool:
         return train(run, student, open_data(run.data, rows), pool, reporter, work, resume)
+
+
+def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:
+    def stopping() -> bool:
+        return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
+
+    return TeacherPool(
+        grant.teachers,
+        bench.folder / "heads",
+        fallbacks=grant.fallbacks,
+        scores=bench.scores,
+        deadline=bench.teacher_deadline,
+        wait=bench.teacher_wait,
+        stopping=stopping,
+    )
 
 
 def _work_folder(folder: Path, run_id: str, fence: int) -> Path:

@@ -55,7 +55,13 @@ def run_worker(settings: WorkerSettings, *, log_format: logging.Formatter) -> in
     folder = settings.cache_dir.expanduser()
     cache = ArtifactCache(client, folder, settings.cache_bytes)
     bench = Bench(
-        client=client, name=settings.worker_name, folder=folder, cache=cache, scores=_scores(settings, folder)
+        client=client,
+        name=settings.worker_name,
+        folder=folder,
+        cache=cache,
+        scores=_scores(settings, folder),
+        teacher_deadline=settings.teacher_deadline,
+        teacher_wait=settings.teacher_wait,
     )
     app = create_worker(settings, bench)
 

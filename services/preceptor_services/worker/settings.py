@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from preceptor.pool import DEADLINE, WAIT
 from preceptor_services.queue import VISIBILITY_SECONDS
 from preceptor_services.settings import ServiceSettings
 
@@ -36,5 +37,10 @@ class WorkerSettings(ServiceSettings):
     """How much of the disk the scores of frozen teachers may take before the least recently used go; 0 keeps none."""
     score_cache_by: Literal["request", "completion"] = "request"
     """What is one entry: `request` gives the same bits as the teacher, `completion` more hits; docs/teachers.md."""
+    teacher_deadline: float = Field(DEADLINE, gt=0)
+    """Seconds in which a teacher must answer a call, retries included. After that a context falls back or drops, where
+    it says so."""
+    teacher_wait: float = Field(WAIT, gt=0)
+    """Seconds for which a context that waits goes on calling a teacher that does not answer; then the run fails."""
     worker_name: str = Field(default_factory=_own_name, min_length=1, max_length=100)
     """What runs show as their worker."""
