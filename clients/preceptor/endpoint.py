@@ -6,28 +6,37 @@ scores = teacher.score(ScoreRequest(contexts=[prompt], completions=[answer], con
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, cast
+from urllib.parse import urlencode
 
 import httpx
 from pydantic import ValidationError
 
 from preceptor.connection import error_of
 from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable
-from preceptor.frames import decode_head, decode_scores, encode_request
+from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
+from preceptor.head_delta import apply_delta
 from preceptor.tensors import CONTENT_TYPE
+from preceptor.weights import Weights, body_of
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile, body_hash
+from preceptor.wire.weights import WeightsKind, WeightsLoaded
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """Seconds: a long score on a busy CPU takes minutes, a connection does not."""
 MAX_CARD_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 33
 MAX_TOKENIZER_BYTES = 1 << 28
+
+
+Received = Callable[[int], object]
+"""Told how many bytes have arrived."""
 
 
 class Count(Protocol):
@@ -61,6 +70,24 @@ class TeacherClient:
         """True; raises where the teacher does not answer."""
         self._get("/healthz", MAX_CARD_BYTES)
         return True
+
+    def readyz(self) -> bool:
+        """True; raises where the teacher does not answer, or takes no requests."""
+        self._get("/readyz", MAX_CARD_BYTES)
+        return True
+
+    def complete(self, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """`POST /v1/completions`, as OpenAI has it. Raises Invalid where the teacher does not write."""
+        headers = {"Content-Type": "application/json"}
+        with self._stream("POST", "/v1/completions", content=json.dumps(wish).encode(), headers=headers) as answer:
+            body = _read(answer, MAX_CARD_BYTES)
+        try:
+            said: Any = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise Corrupt(f"{self.url}/v1/completions did not answer with JSON ({error}).") from error
+        if not isinstance(said, dict):
+            raise Corrupt(f"{self.url}/v1/completions did not answer with a JSON object.")
+        return cast("dict[str, Any]", said)
 
     def card(self) -> Card:
         """What the teacher says of itself. Raises Corrupt where what answers is not a teacher of this protocol."""
@@ -112,19 +139,58 @@ class TeacherClient:
         except ValidationError as error:
             raise Corrupt(f"{self.url}/v1/tokenizer is not a tokenizer: {error.errors()[0]['msg']}.") from error
 
-    def download_head(self, path: Path) -> str:
+    def download_head(
+        self, path: Path, *, hash: str | None = None, since: Path | None = None, count: Received = lambda size: None
+    ) -> str:
         """Write the head's frame to `path`, going on where an earlier attempt broke off; returns its hash.
 
-        What is in the file is only what was sent: `decode_head` checks it against the hash.
+        hash: the one wanted, which a teacher that moves keeps for a while; None: the live one. since: the file of a
+        head that is here already: then what has changed since is fetched, where that is less. `count` is told the
+        bytes received. What is in the file is only what was sent: `decode_head` checks it against the hash. Raises
+        NotFound where that head is gone, Corrupt where the change does not lead to it.
         """
+        query = {} if hash is None else {"hash": hash}
+        if since is not None and not path.exists():
+            query["since"] = hash_of([since.read_bytes()])
         have = path.stat().st_size if path.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with self._stream("GET", "/v1/head", headers=headers) as answer, path.open("ab") as file:
-            if answer.status_code != 206:
-                file.truncate(0)
-            for piece in answer.iter_bytes():
-                file.write(piece)
+        with self._stream("GET", f"/v1/head?{urlencode(query)}", headers=headers) as answer:
+            if since is not None and not answer.headers.get("ETag"):  # a change has no name of its own
+                frame = _read(answer, MAX_ANSWER_BYTES)
+                count(len(frame))
+                return self._changed(since, frame, path)
+            with path.open("ab") as file:
+                if answer.status_code != 206:
+                    file.truncate(0)
+                for piece in answer.iter_bytes():
+                    file.write(piece)
+                    count(len(piece))
             return _etag(answer)
+
+    def load_weights(
+        self,
+        weights: Weights,
+        *,
+        kind: WeightsKind | None = None,
+        version: int | None = None,
+        scale: float | None = None,
+        timeout: float | None = None,
+    ) -> WeightsLoaded:
+        """Have the teacher answer with other weights: a folder's, an adapter's, a file's, or arrays by name.
+
+        version: the number of the new version, above the live one; None: one more. Requests that have begun are
+        finished by the version before. Raises Conflict for a number that is not above, NotFound where the teacher
+        takes none, Invalid with what does not fit; then nothing has changed.
+        """
+        body = body_of(weights, kind, scale)
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(body.size)}
+        limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
+        path = f"/v1/weights?{body.query(version)}"
+        with self._stream("POST", path, content=body.pieces(), headers=headers, timeout=limit) as answer:
+            try:
+                return WeightsLoaded.model_validate_json(_read(answer, MAX_CARD_BYTES))
+            except ValidationError as error:
+                raise Corrupt(f"{self.url}/v1/weights answered something else: {error.errors()[0]['msg']}.") from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,6 +204,14 @@ class TeacherClient:
     ) -> None:
         self.close()
 
+    @staticmethod
+    def _changed(since: Path, frame: bytes, path: Path) -> str:
+        """Write the head that a change leads to; returns its hash."""
+        pieces = apply_delta(since.read_bytes(), frame)
+        with path.open("wb") as file:
+            file.writelines(pieces)
+        return hash_of(pieces)
+
     def _get(self, path: str, limit: int) -> bytes:
         with self._stream("GET", path) as answer:
             return _read(answer, limit)
@@ -148,7 +222,7 @@ class TeacherClient:
         method: str,
         path: str,
         *,
-        content: bytes | None = None,
+        content: bytes | Iterator[bytes] | None = None,
         headers: dict[str, str] | None = None,
         timeout: httpx.Timeout | None = None,
     ) -> Generator[httpx.Response]:

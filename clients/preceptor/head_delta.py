@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from preceptor.errors import Corrupt
 from preceptor.frames import check_protocol, hash_of, head_buffers
-from preceptor.tensors import STORAGE, BadFrame, Tensor, header_bytes, pack, read_header, unpack
+from preceptor.tensors import STORAGE, BadFrame, Tensor, pack, read_header, unpack
 from preceptor.wire.teachers import PROTOCOL
 
 LEVEL = 1
@@ -93,15 +93,6 @@ def apply_delta(old: bytes, frame: bytes) -> list[bytes | memoryview]:
     if hash_of(pieces) != wanted:
         raise Corrupt(f"The change of a head gives {hash_of(pieces)}, not {wanted}.", remedy="Fetch the head whole.")
     return pieces
-
-
-def is_delta(frame: bytes) -> bool:
-    """Whether a frame is a change, and not a whole head. Raises BadFrame."""
-    if len(frame) < 8:
-        raise BadFrame(f"The frame has {len(frame)} bytes.")
-    length = header_bytes(frame[:8], len(frame))
-    _, metadata = read_header(frame[8 : 8 + length], len(frame) - 8 - length)
-    return "since" in metadata
 
 
 def _moved(before: HeadFrame, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

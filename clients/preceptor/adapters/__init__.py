@@ -14,7 +14,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import httpx
 
-from preceptor.endpoint import TIMEOUT, Count, TeacherClient
+from preceptor.endpoint import TIMEOUT, Count, Received, TeacherClient
 from preceptor.errors import Invalid
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card, TeacherKind, TokenizerCard
@@ -58,8 +58,10 @@ class Endpoint(Protocol):
         """The output projection. Raises Invalid or NotFound where the teacher has none to give."""
         ...
 
-    def download_head(self, path: Path) -> str:
-        """Write the head's frame to `path`; returns its hash."""
+    def download_head(
+        self, path: Path, *, hash: str | None = None, since: Path | None = None, count: Received = lambda size: None
+    ) -> str:
+        """Write the head's frame to `path`; returns its hash. See `TeacherClient.download_head`."""
         ...
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ import httpx
 from preceptor.adapters import Stock
 from preceptor.adapters.answers import Answer, Asked, bases_of, joined, refuse, rows_of, sequences_of, words_of
 from preceptor.connection import error_of, retry_after
-from preceptor.endpoint import Count
+from preceptor.endpoint import Count, Received
 from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, Unreachable, error_for
 from preceptor.wire.common import Problem
 from preceptor.wire.score import Head, Numbers, ScoreRequest, Scores, context_hash
@@ -136,7 +136,9 @@ class StockClient(ABC):
         """Raises NotFound: a stock server gives no output projection."""
         self._no_head()
 
-    def download_head(self, path: Path) -> str:
+    def download_head(
+        self, path: Path, *, hash: str | None = None, since: Path | None = None, count: Received = lambda size: None
+    ) -> str:
         """Raises NotFound: a stock server gives no output projection."""
         self._no_head()
 
