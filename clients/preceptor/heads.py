@@ -1,4 +1,7 @@
-"""Output projections on disk, by their hash: each is fetched once, and checked every time it is read."""
+"""Output projections on disk, by their hash: each is fetched once, and checked every time it is read.
+
+Of a teacher that moves, what has changed since the head that was fetched before is fetched, where that is less.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from preceptor.replica import Replica
 from preceptor.replicas import Replicas
 from preceptor.wire.score import Head
 
+KEPT = 3
+"""Heads of one teacher that are left on disk. A head is large, and a teacher that moves has many."""
+
 
 class Heads:
     """Safe to share between threads; several processes may share the folder."""
@@ -21,14 +27,16 @@ class Heads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fetching = threading.Lock()
+        self._fetched: dict[str, list[Path]] = {}  # by teacher, the latest last
 
     def get(self, wanted: str, replicas: Replicas, patience: float) -> Head:
-        """The head of this hash, from disk or else from the teacher, which may have moved on and give another one.
+        """The head of this hash, from disk or else from the teacher; a server that keeps only one may give another.
 
-        Raises what fetching raises, and BadScores where what arrived is not what its hash says.
+        Raises what fetching raises (TeacherRefused where the teacher has moved on and the head is gone), and BadScores
+        where what arrived is not what its hash says.
         """
         with self._fetching:
-            return self._kept(wanted) or self._fetch(replicas, patience)
+            return self._kept(wanted) or self._fetch(wanted, replicas, patience)
 
     def _path(self, hash: str) -> Path:
         return self._folder / f"{hash.removeprefix('sha256:')}.safetensors"
@@ -43,26 +51,33 @@ class Heads:
             path.unlink(missing_ok=True)  # a damaged file: fetched again
             return None
 
-    def _fetch(self, replicas: Replicas, patience: float) -> Head:
+    def _fetch(self, wanted: str, replicas: Replicas, patience: float) -> Head:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{os.getpid()}-{threading.get_ident()}.part"
         begun_at: list[Replica] = []
+        fetched = self._fetched.setdefault(replicas.name, [])
 
         def attempt(replica: Replica, client: Endpoint, left: float) -> str:
             if begun_at and begun_at[-1] is not replica:
                 part.unlink(missing_ok=True)  # what one endpoint began another one need not go on with
             begun_at.append(replica)
-            return client.download_head(part)
+            since = next((path for path in reversed(fetched) if path.exists()), None)
+            return client.download_head(
+                part, hash=wanted, since=since, count=lambda size: replicas.tally.count(head_bytes=size)
+            )
 
         try:
             hash = persist(replicas, attempt, patience=patience)
             frame = part.read_bytes()
-            replicas.tally.count(head_bytes=len(frame))
             try:
                 head = decode_head(frame, hash)
             except Corrupt as error:
                 raise BadScores(error.problem, teacher=replicas.name) from error
             part.replace(self._path(hash))  # the teacher may have moved: what is kept is named by what it is
+            fetched.append(self._path(hash))
+            for old in fetched[:-KEPT]:
+                old.unlink(missing_ok=True)
+            del fetched[:-KEPT]
             return head
         finally:
             part.unlink(missing_ok=True)
