@@ -83,7 +83,7 @@ def test_recipes_are_listed_and_spelled_out(house: House):
     listed = {each.name: each for each in house.admin.recipes.list()}
     assert {"opsd", "opd", "sft"} <= listed.keys()
     assert listed["opsd"].roles == ("self",)
-    assert listed["opsd"].support is Support.FULL
+    assert listed["opsd"].support is Support.TOPK
     assert listed["sft"].roles == ()
     detail = house.admin.recipes.get("opsd")
     assert detail.summary == listed["opsd"].summary

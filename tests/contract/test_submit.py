@@ -172,7 +172,7 @@ def test_alignment_that_compares_whole_distributions(house: House):
     wish = {**abroad(house), "recipe": "opsd", "teachers": {"self": "foreign"}}
     error = refused(house, student=house.model(), **wish)
     assert error.field == "alignment"
-    assert "needs the support full: distributions over other tokens cannot be compared" in str(error)
+    assert "needs the support topk: distributions over other tokens cannot be compared" in str(error)
 
 
 def test_alignment_where_bytes_are_lost(sqlite_house: House):
@@ -208,7 +208,7 @@ def test_alignment_that_is_neither(sqlite_house: House):
 @pytest.mark.parametrize(
     ("card", "said"),
     [
-        ({"supports": (Support.SAMPLED, Support.TOPK)}, "needs the support full, and teacher odd offers sampled, topk"),
+        ({"supports": (Support.SAMPLED,)}, "needs the support full, topk or ids, and teacher odd offers sampled"),
         ({"values": Values.PROCESSED}, "tempered"),
     ],
 )
@@ -225,9 +225,21 @@ def test_teacher_with_another_number_of_outputs(house: House):
 
     house.model()
     tokenizer = tokenizer_card(house.tmp / "tiny").model_copy(update={"vocab_size": 8})
-    house.teacher("padded", tokenizer=tokenizer)
+    house.teacher("padded", tokenizer=tokenizer, supports=(Support.SAMPLED, Support.FULL))
     error = refused(house, teachers={"self": "padded"})
     assert "has 8 outputs and the student 4" in str(error)
+
+
+def test_teacher_that_names_its_likeliest_tokens_only(sqlite_house: House):
+    house = sqlite_house
+    house.model()
+    house.teacher("stock", supports=(Support.SAMPLED, Support.TOPK))
+    error = refused(house, teachers={"self": "stock"}, overrides={"sparse": {"k": 1000}})
+    assert error.field == "teachers.self"
+    assert "asks for 1000 ids per token, and teacher stock gives" in str(error)
+    error = refused(house, teachers={"self": "stock"}, overrides={"sparse": {"by": "student"}})
+    assert "needs the support full or ids, and teacher stock offers sampled, topk" in str(error)
+    house.run(teachers={"self": "stock"})
 
 
 def test_completions_beyond_the_teachers_limit(house: House):

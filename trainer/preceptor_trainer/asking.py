@@ -67,6 +67,10 @@ class Answer:
     hidden_TD: np.ndarray | None
     head: Head | None
     """The one that the hidden states belong to."""
+    ids_TK: np.ndarray | None = None
+    """With `logprobs_TK` and `tail_T`, where a sparse support was asked for: as in `preceptor.wire.score.Numbers`."""
+    logprobs_TK: np.ndarray | None = None
+    tail_T: np.ndarray | None = None
     stamp: Stamp
 
 

@@ -1,7 +1,7 @@
 """One optimizer step's rollouts as tensors: rows of tokens, and every opinion on them.
 
 Shape letters: B rollouts, L positions of a padded row, T completion tokens of the whole batch in row order, D hidden
-size, V vocabulary.
+size, V vocabulary, K ids of a sparse support.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class Slot:
     hidden_TD: Tensor | None = None
     """For the support `full`; zeros where absent."""
     head: Head | None = None
+    ids_TK: Tensor | None = None
+    """For a sparse support: the ids that the teacher's numbers are of, K per token; -1 pads."""
+    logprobs_TK: Tensor | None = None
+    """Of those ids, floored."""
+    tail_T: Tensor | None = None
+    """Log of the probability that they leave out, floored; 0 where absent."""
     stamps: Mapping[int, Stamp] = field(default_factory=dict[int, Stamp])
     """By row."""
 

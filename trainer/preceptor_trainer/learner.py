@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,10 @@ class Learner:
         self._model = model
         self._training = training
         self.optimizer = Optimizer(model.module, training, recipe.constraint)
+        self.moving = threading.Lock()
+        """Held while the weights move."""
+        self.version = 0
+        """Of the weights: the last step that is in them."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -40,7 +45,9 @@ class Learner:
         if gradient is None:
             self.optimizer.zero_grad()
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": 0.0, "empty": 1.0}
-        norm = self.optimizer.step(batch.step)
+        with self.moving:
+            norm = self.optimizer.step(batch.step)
+            self.version = batch.step
         rate = self.optimizer.learning_rate(batch.step)
         return {"loss": gradient.loss, "grad_norm": norm, "learning_rate": rate, "empty": 0.0, **gradient.per_token()}
 
@@ -66,7 +73,7 @@ class Learner:
             grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, batch.offsets[cut.start])
             if hidden_TD.requires_grad:
                 hidden_TD.backward(grad_TD)
-            _merge(total, sums)
+            total.merge(sums)
         return total
 
     def _hidden(self, rows: Sequence[Row]) -> Tensor:
@@ -100,10 +107,3 @@ def _right_pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         ids_BL[index, : len(ids)] = torch.tensor(ids)
         mask_BL[index, : len(ids)] = 1
     return ids_BL, mask_BL
-
-
-def _merge(total: Sums, part: Sums) -> None:
-    total.tokens += part.tokens
-    total.loss += part.loss
-    for name, value in part.values.items():
-        total.values[name] += value

@@ -1,123 +1,44 @@
 """The composing loss: it knows no method. A recipe's target, weights and terms are composed block by block.
 
-Per block of tokens the student's logits come from its hidden states and head, the teachers' from theirs; the recipe's
-parts compose them into a loss per token; the gradient is folded into hidden states and head. [T, V] never exists:
-memory is one block, [block, V] per opinion.
+Per block of tokens the student's logits come from its hidden states and head, the teachers' from theirs (or their
+sparse support is taken); the recipe's parts compose them into a loss per token; the gradient on the logits is folded
+into hidden states and head. [T, V] never exists: memory is one block, [block, V] per opinion.
 
 A denominator is global: it is known before the first block, so blocks and microbatches only add up numerators.
-Shape letters: T tokens of the global batch, D hidden, V vocabulary, K support (here V).
+Shape letters: T tokens of the global batch, D hidden, V vocabulary, K support.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from preceptor.errors import BadScores
-from preceptor_trainer.batch import Batch, Slot, narrow_view
+from preceptor_trainer.batch import Batch
+from preceptor_trainer.blocks import TeacherDisagrees, blocks, log_softmax, walk
+from preceptor_trainer.diagnostics import Sums, diagnose
+from preceptor_trainer.gradients import HeadGradient, OnLogits
 from preceptor_trainer.model import Head
-from preceptor_trainer.recipe import Recipe, Support, Term, at
+from preceptor_trainer.recipe import Recipe, Target, Term, at
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
 from preceptor_trainer.weighing import TermWeights, target_of
 
-FLOOR = -1e4
-"""Log-probabilities are floored here: exp(FLOOR) is 0 in float32 and float64, and 0 * FLOOR is 0 where 0 * -inf is
-NaN."""
-
-AGREEMENT = 0.05
-"""Nats by which a teacher's answered log-probability may differ from the one its hidden state and head give (bf16:
-0.02)."""
+__all__ = [
+    "NonFiniteLoss",
+    "Sums",
+    "TeacherDisagrees",
+    "blank_scalars",
+    "blocks",
+    "first_pass",
+    "fold",
+    "log_softmax",
+]
 
 
 class NonFiniteLoss(FloatingPointError):
     """A term gave NaN or infinity on a token that counts."""
-
-
-class TeacherDisagrees(BadScores):
-    """A teacher's hidden states and head do not give the log-probabilities it answered."""
-
-    slug, title = "teacher-disagrees", "Teacher disagrees with itself"
-
-
-def log_softmax(hidden_TD: Tensor, head: Head) -> Tensor:
-    """Floored log-probabilities [T, V], in float32 at least."""
-    logits_TV = torch.nn.functional.linear(hidden_TD, head.weight_VD, head.bias_V)
-    precise = torch.promote_types(logits_TV.dtype, torch.float32)
-    return torch.log_softmax(logits_TV, dim=-1, dtype=precise).clamp(min=FLOOR)
-
-
-@dataclass(slots=True)
-class Sums:
-    """Sums over the tokens that were walked; `per_token` divides them."""
-
-    tokens: int = 0
-    values: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    loss: float = 0.0
-
-    def add(self, name: str, values_T: Tensor) -> None:
-        self.values[name] += float(values_T.detach().sum())
-
-    def per_token(self) -> dict[str, float]:
-        return {name: value / max(self.tokens, 1) for name, value in self.values.items()}
-
-
-def blocks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """Consecutive token ranges of at most `size`."""
-    for begin in range(start, stop, size):
-        yield begin, min(begin + size, stop)
-
-
-def opinions_of(term: Term, recipe: Recipe, block: BlockView) -> Sequence[Opinion]:
-    """What the term is held against in this block."""
-    return target_of(term, recipe)(block) if term.targeted else (block.student,)
-
-
-def block_view(
-    batch: Batch, view: TokenView, head: Head, hidden_TD: Tensor, start: int, stop: int, support: Support
-) -> BlockView:
-    """Distributions of tokens start .. stop-1. `hidden_TD` is that block's student hidden states, with gradient."""
-    tokens = narrow_view(view, start, stop)
-    student_TV = log_softmax(hidden_TD, head)
-    logprob_T = student_TV.gather(-1, tokens.token_T[:, None]).squeeze(-1)
-    student = Opinion(
-        logprob_T=logprob_T,
-        present_T=tokens.student.present_T,
-        weight_T=tokens.student.weight_T,
-        logprobs_TK=student_TV,
-    )
-    with torch.no_grad():
-        contexts = {
-            name: tuple(_opinion(slot, tokens.token_T, start, stop, support) for slot in slots)
-            for name, slots in batch.slots.items()
-        }
-    return BlockView(student=student, contexts=contexts, tokens=tokens)
-
-
-def _opinion(slot: Slot, token_T: Tensor, start: int, stop: int, support: Support) -> Opinion:
-    present_T, weight_T = slot.present_T[start:stop], slot.weight_T[start:stop]
-    answered_T = slot.logprob_T[start:stop]
-    if support is Support.SAMPLED:
-        return Opinion(logprob_T=answered_T, present_T=present_T, weight_T=weight_T)
-    if slot.hidden_TD is None or slot.head is None:
-        raise ValueError(
-            f"context '{slot.context}': the recipe compares whole distributions, but teacher '{slot.role}' sent no "
-            "hidden states; ask it for support `full`"
-        )
-    logprobs_TV = log_softmax(slot.hidden_TD[start:stop], slot.head)
-    logprob_T = logprobs_TV.gather(-1, token_T[:, None]).squeeze(-1)
-    gap = float(((logprob_T - answered_T).abs() * present_T).amax()) if len(token_T) else 0.0
-    if not gap <= AGREEMENT * max(1.0, float(answered_T.abs().amax()) if len(token_T) else 1.0):
-        raise TeacherDisagrees(
-            f"context '{slot.context}': teacher '{slot.role}' answered log-probabilities that differ by {gap:.3g} nats "
-            "from those its hidden states and head give.",
-            teacher=slot.role,
-            remedy="Its head is of other weights, or its numbers are broken: probe it again.",
-        )
-    return Opinion(logprob_T=logprob_T, present_T=present_T, weight_T=weight_T, logprobs_TK=logprobs_TV)
 
 
 def fold(
@@ -128,45 +49,74 @@ def fold(
     head: Head,
     hidden_TD: Tensor,
     start: int,
-    block_tokens: int = 512,
+    block_tokens: int | None = None,
 ) -> tuple[Tensor, Sums]:
     """Loss and gradient of tokens start .. start + len(hidden_TD) - 1 of the batch.
 
     Returns the gradient with respect to `hidden_TD` and the sums; the head's gradient accumulates on its parameters.
-    Raises NonFiniteLoss, naming the term.
+    `block_tokens` are worked on at a time; None: as many as the budget for logits allows. Raises NonFiniteLoss, naming
+    the term, and TeacherDisagrees.
     """
-    leaf_TD, sums = hidden_TD.detach(), Sums()
-    grad_TD = torch.zeros_like(leaf_TD)
-    for begin, end in blocks(start, start + len(leaf_TD), block_tokens):
-        block_TD = leaf_TD[begin - start : end - start].clone().requires_grad_()
-        block = block_view(batch, view, head, block_TD, begin, end, recipe.support)
-        loss = _block_loss(recipe, batch.step, block, plans, begin, end, sums)
-        if loss is not None:
-            loss.backward()
-            sums.loss += float(loss.detach())
-            if block_TD.grad is not None:
-                grad_TD[begin - start : end - start] = block_TD.grad
-        _diagnose(recipe, block, sums)
+    sums = Sums()
+    grad_TD = torch.zeros_like(hidden_TD, requires_grad=False)
+    on_head = HeadGradient(head.weight_VD, head.bias_V)
+    compute_VD = head.weight_VD.detach().to(hidden_TD.dtype)
+    with torch.no_grad():
+        for block in walk(batch, head, hidden_TD, start, block_tokens):
+            moves = False
+            for begin, end in block.chunks():
+                seen = block.view(batch, view, begin, end)
+                grad_TV = _chunk(recipe, batch.step, seen, plans, begin, end, sums)
+                diagnose(seen, sums)
+                mine_TV = block.student_TV[begin - block.begin : end - block.begin]
+                if grad_TV is None:
+                    mine_TV.zero_()
+                else:
+                    mine_TV.copy_(grad_TV)
+                    moves = True
+            if moves:
+                torch.mm(block.student_TV, compute_VD, out=grad_TD[block.begin - start : block.end - start])
+                on_head.add(block.student_TV, block.hidden_TD)
+    on_head.close()
     return grad_TD, sums
 
 
-def _block_loss(
+def _chunk(
     recipe: Recipe, step: int, block: BlockView, plans: Sequence[TermWeights], begin: int, end: int, sums: Sums
 ) -> Tensor | None:
-    loss: Tensor | None = None
+    """The gradient on a chunk's logits; None where no term counts."""
+    on_logits, targets = OnLogits(block), _Targets(block)
     for index, (term, plan) in enumerate(zip(recipe.objective, plans, strict=True)):
         if plan.denominator == 0:
             continue
-        for k, opinion in enumerate(opinions_of(term, recipe, block)):
+        label = f"{term.kind}_{index}" if len(recipe.objective) > 1 else term.kind
+        factor = at(term.coefficient, step) / plan.denominator
+        for k, opinion in enumerate(targets.of(term, recipe)):
             weight_T = plan.weight_T[k][begin:end]
             # A clipped surrogate needs to know which way this token is pushed: its final weight rides on the opinion.
             weighed = replace(opinion, weight_T=weight_T)
-            loss_T = torch.where(weight_T != 0, term(block, weighed), torch.zeros_like(weight_T))
-            _must_be_finite(loss_T.detach(), f"objective[{index}] ({term.kind})", step)
-            sums.add(f"{term.kind}_{index}" if len(recipe.objective) > 1 else term.kind, weight_T * loss_T)
-            part = at(term.coefficient, step) * (weight_T * loss_T).sum() / plan.denominator
-            loss = part if loss is None else loss + part
-    return loss
+            loss_T = on_logits.add(term, weighed, factor * weight_T)
+            loss_T = torch.where(weight_T != 0, loss_T, torch.zeros_like(loss_T))
+            _must_be_finite(loss_T, f"objective[{index}] ({term.kind})", step)
+            sums.loss += float((weight_T * loss_T).sum()) * factor
+            sums.term(label, loss_T, weight_T, term.observe(block, weighed))
+    return on_logits.grad_TV
+
+
+class _Targets:
+    """What terms are held against in a chunk; a target that several terms share is composed once."""
+
+    def __init__(self, block: BlockView) -> None:
+        self._block = block
+        self._known: dict[int, Sequence[Opinion]] = {}
+
+    def of(self, term: Term, recipe: Recipe) -> Sequence[Opinion]:
+        if not term.targeted:
+            return (self._block.student,)
+        target: Target = target_of(term, recipe)
+        if id(target) not in self._known:
+            self._known[id(target)] = target(self._block)
+        return self._known[id(target)]
 
 
 def _must_be_finite(loss_T: Tensor, what: str, step: int) -> None:
@@ -179,24 +129,8 @@ def _must_be_finite(loss_T: Tensor, what: str, step: int) -> None:
 
 
 @torch.no_grad()
-def _diagnose(recipe: Recipe, block: BlockView, sums: Sums) -> None:
-    student_TV = block.student.logprobs_TK
-    assert student_TV is not None
-    sums.tokens += len(student_TV)
-    sums.add("student_entropy", -(student_TV.exp() * student_TV).sum(-1))
-    for name, opinions in block.contexts.items():
-        for opinion in opinions[:1]:
-            sums.add(f"{name}/log_ratio", (opinion.logprob_T - block.student.logprob_T) * opinion.present_T)
-            if opinion.logprobs_TK is not None:
-                entropy_T = -(opinion.logprobs_TK.exp() * opinion.logprobs_TK).sum(-1)
-                same_T = (opinion.logprobs_TK.argmax(-1) == student_TV.argmax(-1)).to(entropy_T.dtype)
-                sums.add(f"{name}/entropy", entropy_T * opinion.present_T)
-                sums.add(f"{name}/top1_agreement", same_T * opinion.present_T)
-
-
-@torch.no_grad()
 def first_pass(
-    recipe: Recipe, batch: Batch, head: Head, hidden_TD: Tensor, block_tokens: int = 512
+    recipe: Recipe, batch: Batch, head: Head, hidden_TD: Tensor, block_tokens: int | None = None
 ) -> tuple[Scalars, list[list[Scalars]]]:
     """The student's scalars, and those of every term's target opinions, over the whole batch. No gradient.
 
@@ -206,11 +140,13 @@ def first_pass(
     view = batch.view(blank)
     student_parts: list[Scalars] = []
     opinion_parts: list[list[list[Scalars]]] = [[] for _ in recipe.objective]
-    for begin, end in blocks(0, batch.tokens, block_tokens):
-        block = block_view(batch, view, head, hidden_TD[begin:end], begin, end, recipe.support)
-        student_parts.append(_summary(block.student))
-        for index, term in enumerate(recipe.objective):
-            opinion_parts[index].append([_summary(opinion) for opinion in opinions_of(term, recipe, block)])
+    for block in walk(batch, head, hidden_TD, 0, block_tokens):
+        for begin, end in block.chunks():
+            seen = block.view(batch, view, begin, end)
+            targets = _Targets(seen)
+            student_parts.append(_summary(seen.student))
+            for index, term in enumerate(recipe.objective):
+                opinion_parts[index].append([_summary(opinion) for opinion in targets.of(term, recipe)])
     if not student_parts:
         return blank, [[] for _ in recipe.objective]
     return _join(student_parts), [[_join(list(k)) for k in zip(*parts, strict=True)] for parts in opinion_parts]
@@ -224,8 +160,9 @@ def blank_scalars(batch: Batch, dtype: torch.dtype) -> Scalars:
 
 
 def _summary(opinion: Opinion) -> Scalars:
-    logprobs_TK = opinion.logprobs_TK
-    entropy_T = None if logprobs_TK is None else -(logprobs_TK.exp() * logprobs_TK).sum(-1)
+    entropy_T = None
+    if opinion.logprobs_TK is not None and opinion.ids_TK is None:
+        entropy_T = -(opinion.logprobs_TK.exp() * opinion.logprobs_TK).sum(-1)
     return Scalars(
         logprob_T=opinion.logprob_T, present_T=opinion.present_T, weight_T=opinion.weight_T, entropy_T=entropy_T
     )

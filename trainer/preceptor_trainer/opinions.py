@@ -9,22 +9,24 @@ Shape letters: T tokens of the whole batch, D hidden size.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from preceptor.wire.runs import Alignment
 from preceptor.wire.score import ScoreRequest
 from preceptor.wire.teachers import Stamp, Support
 from preceptor_trainer.asking import Answer, Asked, Heard, MissingScore, Scorer, Wish
-from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.batch import Row
+from preceptor_trainer.laying import slots_of
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
 from preceptor_trainer.recipe import Context, Recipe
+from preceptor_trainer.scoring import score
+from preceptor_trainer.support import Wanted, choose_support
 from preceptor_trainer.views import ContextView, Rollout
 from preceptor_trainer.writer import stream
 
@@ -62,12 +64,12 @@ class Opinions:
             for index in range(len(rows))
             for wish in self._wishes(name, context, rows, index, step)
         ]
-        by_role: defaultdict[str, list[Wish]] = defaultdict(list)
+        alike: defaultdict[tuple[str, Wanted], list[Wish]] = defaultdict(list)
         for wish in wishes:
-            by_role[wish.role].append(wish)
+            alike[wish.role, self._wanted(wish)].append(wish)
         answers: dict[tuple[str, int, int], Answer] = {}
-        for role, wanted in by_role.items():
-            answers.update(self._score(role, wanted, rows))
+        for (role, wanted), mine in alike.items():
+            answers.update(self._score(role, wanted, mine, rows))
         return Heard(rows=rows, wishes=wishes, answers=answers)
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
@@ -79,7 +81,11 @@ class Opinions:
             wishes += [replace(wish, row=first + wish.row) for wish in part.wishes]
             answers |= {(name, fan, first + row): answer for (name, fan, row), answer in part.answers.items()}
             rows += part.rows
-        slots = {name: self._slots(name, wishes, answers, rows) for name in self._recipe.contexts}
+        vocabulary = self._model.card.vocab_size
+        slots = {
+            name: slots_of(name, context.teacher, wishes, answers, rows, self._dtype, vocabulary)
+            for name, context in self._recipe.contexts.items()
+        }
         stamped = sum(1 for answer in answers.values() if answer.stamp.context_hashes)
         masks = [answer.spans.masked for answer in answers.values() if answer.spans is not None]
         aligned = any(isinstance(reader, OtherTokens) for reader in self._readers.values())
@@ -96,7 +102,8 @@ class Opinions:
                     if self._recipe.support is not Support.SAMPLED:
                         raise ValueError(
                             f"alignment: teacher '{card.teacher}' (role '{role}') has another tokenizer, and the "
-                            f"recipe needs {self._recipe.support.value}; across tokenizers there is only sampled"
+                            f"recipe needs {self._recipe.support.value} or more; across tokenizers there is only "
+                            "sampled"
                         )
                     self._readers[role] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
         return self._readers[role]
@@ -128,7 +135,34 @@ class Opinions:
             for fan, prompt in enumerate(context.prompts(view))
         ]
 
-    def _score(self, role: str, wishes: Sequence[Wish], rows: Sequence[Row]) -> dict[tuple[str, int, int], Answer]:
+    def _wanted(self, wish: Wish) -> Wanted:
+        """What to ask the teacher for. Raises NoSupport."""
+        need = self._recipe.needs(wish.context)
+        if need is Support.SAMPLED:
+            return Wanted(need)
+        card = self._scorer.card(wish.role)
+        return choose_support(self._recipe, card.teacher, card, need, self._model.card.vocab_size)
+
+    def _candidates(self, wishes: Sequence[Wish], rows: Sequence[Row], k: int) -> np.ndarray:
+        """The student's own likeliest ids on every token that the wishes are about, K a token."""
+        asked = list(dict.fromkeys(wish.row for wish in wishes))
+        numbers = score(
+            self._model,
+            ScoreRequest(
+                contexts=[np.array(rows[row].prompt_ids, dtype=np.int32) for row in asked],
+                completions=[np.array(rows[row].completion_ids, dtype=np.int32) for row in asked],
+                context_of=np.arange(len(asked), dtype=np.int32),
+                support=Support.TOPK,
+                k=min(k, self._model.card.vocab_size),
+            ),
+        )
+        assert numbers.ids_TK is not None, "top-k was asked for"
+        ids = {row: numbers.ids_TK[numbers.offsets[i] : numbers.offsets[i + 1]] for i, row in enumerate(asked)}
+        return np.concatenate([ids[wish.row] for wish in wishes])
+
+    def _score(
+        self, role: str, wanted: Wanted, wishes: Sequence[Wish], rows: Sequence[Row]
+    ) -> dict[tuple[str, int, int], Answer]:
         reader = self._reader(role)
         readings = {row: reader.read(rows[row].completion_ids) for row in dict.fromkeys(wish.row for wish in wishes)}
         distinct = {ids: index for index, ids in enumerate(dict.fromkeys(wish.ids for wish in wishes))}
@@ -136,7 +170,9 @@ class Opinions:
             contexts=[np.array(ids, dtype=np.int32) for ids in distinct],
             completions=[np.array(readings[wish.row].ids, dtype=np.int32) for wish in wishes],
             context_of=np.array([distinct[wish.ids] for wish in wishes], dtype=np.int32),
-            support=self._recipe.support,
+            support=wanted.support,
+            k=wanted.k if wanted.support is Support.TOPK else 0,
+            candidate_ids=self._candidates(wishes, rows, wanted.k) if wanted.support is Support.IDS else None,
         )
         scores = self._scorer.score(role, request)
         teacher = scores.stamp.teacher
@@ -147,13 +183,14 @@ class Opinions:
                 teacher=teacher,
                 remedy="Probe it again, and see its log.",
             )
-        if request.support is Support.FULL and scores.hidden_TD is None:
+        sent = scores.hidden_TD if request.support is Support.FULL else scores.tail_T
+        if request.support is not Support.SAMPLED and sent is None:
             raise MissingScore(
-                f"teacher '{teacher}' (role '{role}') was asked for hidden states and sent none.",
+                f"teacher '{teacher}' (role '{role}') was asked for the support {request.support} and did not send it.",
                 teacher=teacher,
-                remedy="Its card must not offer `full`: probe it again.",
+                remedy=f"Its card must not offer `{request.support}`: probe it again.",
             )
-        head = self._head(role, scores.stamp)
+        head = self._head(role, scores.stamp) if request.support is Support.FULL else None
         answers: dict[tuple[str, int, int], Answer] = {}
         for index, wish in enumerate(wishes):
             begin, end = int(scores.offsets[index]), int(scores.offsets[index + 1])
@@ -164,71 +201,15 @@ class Opinions:
                 spans=reading.spans,
                 hidden_TD=None if scores.hidden_TD is None else scores.hidden_TD[begin:end],
                 head=head,
+                ids_TK=None if scores.ids_TK is None else scores.ids_TK[begin:end],
+                logprobs_TK=None if scores.logprobs_TK is None else scores.logprobs_TK[begin:end],
+                tail_T=None if scores.tail_T is None else scores.tail_T[begin:end],
                 stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
             )
         return answers
 
-    def _slots(
-        self, name: str, wishes: Sequence[Wish], answers: Mapping[tuple[str, int, int], Answer], rows: Sequence[Row]
-    ) -> list[Slot]:
-        mine = [wish for wish in wishes if wish.context == name]
-        fans = 1 + max((wish.fan for wish in mine), default=0)
-        return [self._slot(name, fan, [wish for wish in mine if wish.fan == fan], answers, rows) for fan in range(fans)]
-
-    def _slot(
-        self,
-        name: str,
-        fan: int,
-        wishes: Sequence[Wish],
-        answers: Mapping[tuple[str, int, int], Answer],
-        rows: Sequence[Row],
-    ) -> Slot:
-        roles = sorted({wish.role for wish in wishes})
-        if len(roles) > 1:
-            raise ValueError(
-                f"contexts.{name}: prompt {fan} asks {' and '.join(roles)}; one prompt of a context asks one teacher"
-            )
-        offsets = np.cumsum([0, *(len(row.completion_ids) for row in rows)])
-        total = int(offsets[-1])
-        logprob_T, present_T, weight_T = (torch.zeros(total, dtype=self._dtype) for _ in range(3))
-        hidden_TD: Tensor | None = None
-        span_T: Tensor | None = None
-        stamps: dict[int, Stamp] = {}
-        head = answers[name, fan, wishes[0].row].head if wishes else None
-        for wish in wishes:
-            answer = answers[name, fan, wish.row]
-            tokens = slice(int(offsets[wish.row]), int(offsets[wish.row + 1]))
-            logprob_T[tokens] = torch.as_tensor(answer.logprob_T, dtype=self._dtype)
-            present_T[tokens] = 1.0
-            weight_T[tokens] = wish.prompt.weight
-            if answer.spans is not None:
-                if span_T is None:
-                    span_T = torch.full((total,), -2, dtype=torch.int64)
-                own_T = torch.as_tensor(answer.spans.student_T)
-                present_T[tokens] = (own_T >= 0).to(self._dtype)
-                # No more spans than tokens: numbers that begin at the row's offset are its own.
-                span_T[tokens] = torch.where(own_T >= 0, own_T + int(offsets[wish.row]), own_T)
-            stamps[wish.row] = answer.stamp
-            if answer.hidden_TD is not None:
-                if hidden_TD is None:
-                    hidden_TD = torch.zeros(total, answer.hidden_TD.shape[1], dtype=self._dtype)
-                hidden_TD[tokens] = torch.as_tensor(answer.hidden_TD, dtype=self._dtype)
-        return Slot(
-            context=name,
-            role=roles[0] if roles else self._recipe.contexts[name].teacher,
-            logprob_T=logprob_T,
-            present_T=present_T,
-            weight_T=weight_T,
-            span_T=span_T,
-            hidden_TD=hidden_TD,
-            head=head,
-            stamps=stamps,
-        )
-
-    def _head(self, role: str, stamp: Stamp) -> Head | None:
+    def _head(self, role: str, stamp: Stamp) -> Head:
         """The head that this answer's hidden states belong to; fetched again only when the stamp names another."""
-        if self._recipe.support is not Support.FULL:
-            return None
         held = self._heads.get(role)
         if held is None or held[0] != stamp.head_hash:
             head = self._scorer.head(role)

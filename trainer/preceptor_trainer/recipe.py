@@ -36,6 +36,7 @@ from pydantic import (
 
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.teachers import Support
+from preceptor_trainer.support import Sparse
 from preceptor_trainer.views import (
     Ask,
     BlockView,
@@ -176,6 +177,8 @@ class Verifier(Part):
 class Weight(Part):
     """How much each token learns from one opinion. Detached; weights multiply; negative pushes away."""
 
+    needs: ClassVar[Support] = Support.SAMPLED
+    """The least support of the opinions it weighs: `full` where it reads their entropy."""
     gate: ClassVar[bool] = False
     """True: a 0/1 mask. A token it closes leaves the denominator too; any other weight scales the numerator only."""
 
@@ -191,6 +194,11 @@ class Target(Part):
     @abstractmethod
     def uses(self) -> tuple[str, ...]:
         """Names of the contexts it reads."""
+
+    @property
+    def needs(self) -> Support:
+        """The least support of the opinions it composes; what a term needs may be more."""
+        return Support.SAMPLED
 
     @abstractmethod
     def __call__(self, block: BlockView) -> Sequence[Opinion]:
@@ -213,7 +221,8 @@ class Term(Part):
     """One term of the objective."""
 
     needs: ClassVar[Support] = Support.FULL
-    """The least support it can be computed from."""
+    """The least support it can be computed from: `sampled`; `topk` (or `ids`: any that names some tokens and holds the
+    others together as a tail); `full`."""
     coefficient: Coefficient = 1.0
     """What the term is multiplied with."""
     target: SerializeAsAny[Target] | None = None
@@ -227,17 +236,48 @@ class Term(Part):
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
         """Loss per token [T], with gradient to `block.student`. An untargeted term is given the student's own opinion.
 
+        A term that needs `sampled` reads `logprob_T` and no distribution; one that needs more reads the student and the
+        target through `block.pair(target)`, or the student's whole `logprobs_TK`.
+
         `target.weight_T` is what the token's loss will be multiplied with, sign included: a clipped surrogate bounds
         the ratio from above where it is positive, from below where it is negative.
         """
 
+    def observe(self, block: BlockView, target: Opinion) -> Mapping[str, Tensor]:
+        """Numbers [T] that tell how the term does its work (which tokens a clip touched), by name. No gradient."""
+        return {}
+
+
+class Divergence(Term):
+    """A term that compares two distributions event by event, on whatever support both are."""
+
+    needs: ClassVar[Support] = Support.TOPK
+
+    @abstractmethod
+    def compare(self, student_TK: Tensor, target_TK: Tensor) -> Tensor:
+        """Divergence per token [T] of two sets of log-probabilities [T, K], each summing to one."""
+
+    def gradient(self, student_TK: Tensor, target_TK: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same [T], and its hand-derived gradient [T, K] with respect to the student's logits. None: there is none
+        at these settings, and autograd is asked."""
+        return None
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        return self.compare(*block.pair(target))
+
 
 class TeacherUpdate(Part):
-    """How the self-teacher follows the student."""
+    """How the self-teacher follows the student. After a step with a decay d its weights become
+    `d * teacher + (1 - d) * (a * start + (1 - a) * student)`, where a is the anchor."""
 
     @abstractmethod
     def decay_after(self, step: int) -> float | None:
         """EMA decay to apply after this step; None leaves the teacher alone, 0.0 copies the student."""
+
+    @property
+    def anchor(self) -> float:
+        """Share, in what the teacher moves to, of the weights that the run began with."""
+        return 0.0
 
 
 class Frozen(TeacherUpdate, kind="frozen"):
@@ -335,6 +375,8 @@ class Recipe(BaseModel):
     state: dict[str, SerializeAsAny[State]] = {}
     reduction: Literal["token", "sequence"] = "token"
     """`token`: every token of the global batch counts alike. `sequence`: every rollout does."""
+    sparse: Sparse = Sparse()
+    """How ids are chosen where distributions are compared on some tokens only."""
     training: dict[str, Any] = {}
     """The method's vetted training settings (learning rate, steps ...); a run's own settings win."""
     reduces: tuple[Reduces, ...] = ()
@@ -369,9 +411,18 @@ class Recipe(BaseModel):
 
     @property
     def support(self) -> Support:
-        """The support that scores must have for every term to be computable."""
-        wants = {term.needs for term in self.objective if term.targeted}
-        return Support.FULL if wants - {Support.SAMPLED} else Support.SAMPLED
+        """The least support that scores must have for every term to be computable."""
+        return _largest([self.needs(name) for name in self.contexts])
+
+    def needs(self, context: str) -> Support:
+        """The least support that the opinions of this context must have. Of a context that no target uses, weights
+        read the sampled tokens only."""
+        wants = [Support.SAMPLED]
+        for term in self.objective:
+            target = term.target or self.target
+            if term.targeted and target is not None and context in target.uses:
+                wants += [target.needs, term.needs, *(weight.needs for weight in (*self.weights, *term.weights))]
+        return _largest(wants)
 
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A validated copy: `recipe.override({"objective": [{"kind": "jsd", "beta": 0.3}]})`.
@@ -380,6 +431,14 @@ class Recipe(BaseModel):
         a different `kind` replaces the part. Raises pydantic's ValidationError, naming the field.
         """
         return type(self).model_validate(_merge(self.model_dump(), changes))
+
+
+_SIZES = {Support.SAMPLED: 0, Support.IDS: 1, Support.TOPK: 1, Support.FULL: 2}
+
+
+def _largest(supports: Sequence[Support]) -> Support:
+    """The one that gives what all of them do."""
+    return max(supports, key=lambda each: _SIZES[each], default=Support.SAMPLED)
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What a part may look at: tasks, rollouts, opinions. Plain data; nothing here imports torch.
 
-Shape letters: T tokens, K support (the whole vocabulary when the support is `full`), B rollouts.
+Shape letters: T tokens, K support (the whole vocabulary when the support is `full`; the named ids and one more for the
+tail where it is sparse), B rollouts.
 Every log-probability is natural-log, of the untempered distribution unless a run says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -142,16 +143,92 @@ class Scalars:
     """Nats. There only where the support is `full`."""
 
 
+FLOOR = -1e4
+"""Log-probabilities are floored here: exp(FLOOR) is 0 in float32 and float64, and 0 * FLOOR is 0 where 0 * -inf is
+NaN."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion:
-    """How likely each next token is, in one view. Composed targets are opinions too."""
+    """How likely each next token is, in one view. Composed targets are opinions too.
+
+    `logprobs_TK` always sums to one over its last axis. On a sparse support its last column is the tail: all tokens
+    that no other column names, as one event. What is compared there is a coarser question than the full distribution
+    answers, the same on both sides; a divergence is never larger for it.
+    """
 
     logprob_T: Tensor
     """Log-probability of the token that was written."""
     present_T: Tensor
     weight_T: Tensor
     logprobs_TK: Tensor | None = None
-    """Over the support; None when only the sampled token was scored."""
+    """Over the support, floored at FLOOR; None when only the sampled token was scored."""
+    ids_TK: Tensor | None = None
+    """The tokens that the columns of `logprobs_TK` but its last are of; -1 pads. None: every token, in order."""
+
+    def distribution(self) -> Tensor:
+        """`logprobs_TK`. Raises ValueError where only the sampled token was scored."""
+        if self.logprobs_TK is None:
+            raise ValueError(
+                "this part compares distributions, but only the sampled token was scored; its `needs` must say so"
+            )
+        return self.logprobs_TK
+
+    def over(self, ids_TK: Tensor) -> Opinion:
+        """The same opinion on these ids (-1 pads) and a tail; an id that it does not name itself is left in its tail
+        with no mass of its own."""
+        known_TK = self.distribution()
+        if self.ids_TK is None:
+            # A pad points at token 0 and must leave it as it is: the smaller of it and a large number.
+            taken_TK = (ids_TK < 0).to(known_TK.dtype) * (-2 * FLOOR) + FLOOR
+            rest_TK = known_TK.scatter_reduce(-1, ids_TK.clamp(min=0), taken_TK, "amin")
+            named_TK = known_TK.gather(-1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, FLOOR)
+        else:
+            same_TJK = _same(ids_TK, self.ids_TK)
+            named_TK = known_TK.gather(-1, same_TJK.int().argmax(-1)).masked_fill(~same_TJK.any(-1), FLOOR)
+            rest_TK = known_TK[:, :-1].masked_fill(same_TJK.any(1), FLOOR)
+            rest_TK = _append(rest_TK, known_TK[:, -1])
+        return replace(self, logprobs_TK=_append(named_TK, rest_TK.logsumexp(-1).clamp(min=FLOOR)), ids_TK=ids_TK)
+
+
+def align(opinions: Sequence[Opinion]) -> Sequence[Opinion]:
+    """The same opinions on one support, so that they can be composed column by column.
+
+    As they are where all cover the whole vocabulary. Else on the ids that every sparse opinion on the token names
+    (where none is there: the likeliest ids of the first one that is), with all other tokens in the tail.
+    """
+    sparse = [(each, each.ids_TK) for each in opinions if each.ids_TK is not None]
+    if not sparse or (len(sparse) == len(opinions) and all(ids_TK is sparse[0][1] for _, ids_TK in sparse)):
+        return tuple(opinions)
+    width = max(ids_TK.shape[1] for _, ids_TK in sparse)
+    shared_TK = sparse[0][1].new_full((len(sparse[0][1]), width), -1)
+    begun_T = shared_TK[:, 0] >= 0
+    for each, ids_TK in sparse:
+        mine_TK = shared_TK.new_full(shared_TK.shape, -1)
+        mine_TK[:, : ids_TK.shape[1]] = ids_TK
+        here_T = each.present_T > 0
+        both_TK = shared_TK.masked_fill(~_same(shared_TK, ids_TK).any(-1), -1)
+        shared_TK = both_TK.where((here_T & begun_T)[:, None], mine_TK.where((here_T & ~begun_T)[:, None], shared_TK))
+        begun_T = begun_T | here_T
+    for each in opinions:
+        if each.ids_TK is None:
+            likeliest_TK = each.distribution().topk(width, -1).indices
+            shared_TK = likeliest_TK.where(((each.present_T > 0) & ~begun_T)[:, None], shared_TK)
+            begun_T = begun_T | (each.present_T > 0)
+    return tuple(each.over(shared_TK) for each in opinions)
+
+
+def _same(ids_TJ: Tensor, ids_TK: Tensor) -> Tensor:
+    """Which of the first ids is which of the second; a pad is nobody."""
+    return (ids_TJ[:, :, None] == ids_TK[:, None, :]) & (ids_TJ >= 0)[:, :, None]
+
+
+def _append(named_TK: Tensor, last_T: Tensor) -> Tensor:
+    """One more column."""
+    out_TK = named_TK.new_zeros(named_TK.shape[0], named_TK.shape[1] + 1)
+    out_TK[:, :-1] = named_TK
+    out_TK[:, -1] = last_T
+    return out_TK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +269,6 @@ class BlockView:
     contexts: Mapping[str, Sequence[Opinion]]
     tokens: TokenView
     """The same tokens' scalars; batch-level fields (`*_B`) cover the whole batch."""
-    token_TK: Tensor | None = None
-    """Support ids per position; None when the support is the whole vocabulary."""
 
     def __getitem__(self, name: str) -> Opinion:
         """The sole opinion of a context, or the student's own."""
@@ -201,3 +276,11 @@ class BlockView:
             return self.student
         (only,) = self.contexts[name]
         return only
+
+    def pair(self, target: Opinion) -> tuple[Tensor, Tensor]:
+        """The student's and the target's log-probabilities [T, K], over the target's support. Only the first carries
+        gradient. Raises ValueError where the target is of the sampled token only."""
+        target_TK = target.distribution()
+        if target.ids_TK is None or target.ids_TK is self.student.ids_TK:
+            return self.student.distribution(), target_TK
+        return self.student.over(target.ids_TK).distribution(), target_TK

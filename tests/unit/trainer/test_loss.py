@@ -16,7 +16,8 @@ from preceptor_trainer.batch import Batch
 from preceptor_trainer.loss import NonFiniteLoss, TeacherDisagrees, blank_scalars, first_pass, fold
 from preceptor_trainer.model import Head
 from preceptor_trainer.parts.contexts import Plain
-from preceptor_trainer.parts.objectives import JSD, NLL, ForwardKL, ReverseKL, SampledReverseKL
+from preceptor_trainer.parts.divergences import JSD, ForwardKL, ReverseKL
+from preceptor_trainer.parts.objectives import NLL, SampledReverseKL
 from preceptor_trainer.parts.rollouts import Dataset, Student
 from preceptor_trainer.parts.targets import Each, Single
 from preceptor_trainer.recipe import Recipe, Term, Weight

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from preceptor.wire.teachers import Support
 from preceptor_trainer import recipes
 from preceptor_trainer.parts.contexts import Plain, Reference
-from preceptor_trainer.parts.objectives import JSD, NLL, SampledReverseKL
+from preceptor_trainer.parts.divergences import JSD
+from preceptor_trainer.parts.objectives import NLL, SampledReverseKL
 from preceptor_trainer.parts.rollouts import Dataset, Student
 from preceptor_trainer.parts.schedules import Linear
 from preceptor_trainer.parts.targets import Single
@@ -96,11 +97,11 @@ def test_a_kind_is_taken_once() -> None:
 
 def test_roles_and_support_follow_from_the_parts() -> None:
     assert recipes.load("opsd").roles == {"self"}
-    assert recipes.load("opsd").support is Support.FULL
+    assert recipes.load("opsd").support is Support.TOPK
     assert recipes.load("opd").roles == {"teacher"}
     assert recipes.load("opd").support is Support.SAMPLED
     assert recipes.load("sft").roles == frozenset()
-    assert Recipe.model_validate(fields(objective=(SampledReverseKL(), JSD()))).support is Support.FULL
+    assert Recipe.model_validate(fields(objective=(SampledReverseKL(), JSD()))).support is Support.TOPK
 
 
 def test_supervised_learning_composes_without_teachers() -> None:

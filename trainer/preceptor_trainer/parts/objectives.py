@@ -1,14 +1,14 @@
-"""Terms of the objective: how far the student is from the target, per token.
+"""Terms that look at the written token alone. Divergences of whole distributions are in `divergences.py`.
 
-Directions follow GKD (arXiv:2306.13649): forward KL is KL(target || student), reverse KL is KL(student || target).
-Log-probabilities come floored at a large negative number instead of minus infinity, so that p * log p is 0 where p
+s and t are the student's and the target's log-probability of the written token, r = t - s. A token that its writer
+could hardly have written makes exp(r) as large as one likes: exponents are bounded by LIMIT, beyond which the gradient
 is 0.
 """
 
 from __future__ import annotations
 
-from math import log
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,53 +19,15 @@ from preceptor_trainer.views import BlockView, Opinion
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-def distribution(opinion: Opinion) -> Tensor:
-    """Log-probabilities [T, K] over the support. Raises where only the sampled token was scored."""
-    if opinion.logprobs_TK is None:
-        raise ValueError(
-            "this term compares distributions, but only the sampled token was scored; ask for support `full`"
-        )
-    return opinion.logprobs_TK
-
-
-class ForwardKL(Term, kind="forward_kl"):
-    """KL(target || student): mass-covering. Gradient on the student's logits: S - T."""
-
-    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
-        student_TK, target_TK = distribution(block.student), distribution(target)
-        return (target_TK.exp() * (target_TK - student_TK)).sum(-1)
-
-
-class ReverseKL(Term, kind="reverse_kl"):
-    """KL(student || target): mode-seeking. Gradient on the student's logits: S * (d - KL), d = log S - log T."""
-
-    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
-        student_TK, target_TK = distribution(block.student), distribution(target)
-        return (student_TK.exp() * (student_TK - target_TK)).sum(-1)
-
-
-class JSD(Term, kind="jsd"):
-    """Generalised Jensen-Shannon divergence of GKD: beta*KL(T || m) + (1-beta)*KL(S || m), m = beta*T + (1-beta)*S.
-
-    Bounded by ln 2 at beta = 0.5. The ends are not the KLs but 0: use `forward_kl` and `reverse_kl` for those.
-    """
-
-    beta: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the target in the mixture."""
-
-    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
-        student_TK, target_TK = distribution(block.student), distribution(target)
-        mixture_TK = (target_TK + log(self.beta)).logaddexp(student_TK + log(1 - self.beta))
-        to_target_T = (target_TK.exp() * (target_TK - mixture_TK)).sum(-1)
-        to_student_T = (student_TK.exp() * (student_TK - mixture_TK)).sum(-1)
-        return self.beta * to_target_T + (1 - self.beta) * to_student_T
+LIMIT = 20.0
+"""Nats: exp(20) is 4.9e8."""
 
 
 class SampledReverseKL(Term, kind="sampled_reverse_kl"):
     """Policy gradient on the sampled token with advantage log T - log S (detached), after Thinking Machines' OPD.
 
-    In expectation over the student's own samples its gradient is that of the per-token reverse KL; its value is not.
+    The estimator k1 where it belongs, in the advantage: in expectation over the student's own samples its gradient is
+    that of the per-token reverse KL; its value is not.
     """
 
     needs: ClassVar[Support] = Support.SAMPLED
@@ -77,7 +39,56 @@ class SampledReverseKL(Term, kind="sampled_reverse_kl"):
         logprob_T = block.student.logprob_T
         advantage_T = target.logprob_T - logprob_T.detach()
         written_T = block.tokens.behaviour.logprob_T if self.importance else logprob_T.detach()
-        return -(logprob_T - written_T).exp() * advantage_T
+        return -(logprob_T - written_T).clamp(max=LIMIT).exp() * advantage_T
+
+
+class SampledKL(Term, kind="sampled_kl"):
+    """An estimate of KL(S || T) from the sampled token, as a loss (Schulman, Approximating KL Divergence, 2020).
+
+    k2 = r^2 / 2: biased in value; its gradient, in expectation over the student's samples, is the reverse KL's.
+    k3 = exp(r) - 1 - r: unbiased in value and never negative; its gradient in expectation is the *forward* KL's
+    (Tang and Munos, arXiv:2506.09477). k1 = -r has no place here: its gradient in expectation is 0. It is the advantage
+    of `sampled_reverse_kl`.
+    """
+
+    needs: ClassVar[Support] = Support.SAMPLED
+    estimator: Literal["k2", "k3"] = "k2"
+    """Which."""
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        ratio_T = target.logprob_T - block.student.logprob_T
+        if self.estimator == "k2":
+            return ratio_T.square() / 2
+        ratio_T = ratio_T.clamp(max=LIMIT)
+        return ratio_T.expm1() - ratio_T
+
+
+class PolicyGradient(Term, kind="policy_gradient"):
+    """Policy gradient of the sampled token: -rho * A, rho the ratio of the student to the sampler, clipped as in PPO
+    (arXiv:1707.06347).
+
+    The advantage A comes in as a signed weight; with the group's normalised reward it is GRPO (arXiv:2402.03300).
+    """
+
+    needs: ClassVar[Support] = Support.SAMPLED
+    targeted: ClassVar[bool] = False
+    low: float = Field(default=0.2, gt=0, lt=1)
+    """How far below 1 the ratio may fall where the token is pushed down."""
+    high: float = Field(default=0.2, gt=0)
+    """How far above 1 it may rise where the token is pulled up."""
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        ratio_T = self._ratio(block)
+        clipped_T = ratio_T.clamp(1 - self.low, 1 + self.high)
+        return -ratio_T.minimum(clipped_T).where(target.weight_T >= 0, ratio_T.maximum(clipped_T))
+
+    def observe(self, block: BlockView, target: Opinion) -> Mapping[str, Tensor]:
+        ratio_T = self._ratio(block)
+        clipped_T = (ratio_T > 1 + self.high).where(target.weight_T >= 0, ratio_T < 1 - self.low)
+        return {"clipped": clipped_T.to(ratio_T.dtype)}
+
+    def _ratio(self, block: BlockView) -> Tensor:
+        return (block.student.logprob_T - block.tokens.behaviour.logprob_T).clamp(max=LIMIT).exp()
 
 
 class NLL(Term, kind="nll"):
@@ -88,3 +99,16 @@ class NLL(Term, kind="nll"):
 
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
         return -block.student.logprob_T
+
+
+class Unlikelihood(Term, kind="unlikelihood"):
+    """-log(1 - S(y)) of the written token (arXiv:1908.04319): makes it less likely, most where it is near certain.
+
+    Which tokens are unwanted is said by weights. At S(y) = 1 the loss is bounded by the dtype's rounding.
+    """
+
+    needs: ClassVar[Support] = Support.SAMPLED
+    targeted: ClassVar[bool] = False
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        return -(-block.student.logprob_T.clamp(max=-1e-7).expm1()).log()

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
 
+from preceptor_trainer import parts
 from preceptor_trainer.recipe import Recipe
 
 
@@ -24,6 +25,8 @@ def load(name: str) -> Recipe:
         near = get_close_matches(name, names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
         raise UnknownRecipe(f"no recipe is called '{name}'; {hint}")
+    for module in iter_modules(parts.__path__):  # an override may name a part that the recipe's own file does not use
+        import_module(f"{parts.__name__}.{module.name}")
     recipe: object = import_module(f"{__name__}.{name}").RECIPE
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipes/{name}.py: RECIPE is {type(recipe).__name__}, not a Recipe")

@@ -10,7 +10,7 @@ top-p 0.95).
 """
 
 from preceptor_trainer.parts.contexts import Reference
-from preceptor_trainer.parts.objectives import JSD
+from preceptor_trainer.parts.divergences import JSD
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Frozen, Recipe, Reduces

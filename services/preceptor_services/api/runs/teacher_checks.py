@@ -15,6 +15,7 @@ from preceptor.wire.teachers import Card, Support, TeacherState, Values
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import teacher_state
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.support import NoSupport, check_serves, choose_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, long
     for each in named:
         _suits(each.field, each.name, each.card, recipe, student, longest, alignment)
         first = own[each.role]
+        _can_say(each, first, recipe, student)
         if each.card.tokenizer.fingerprint != first.card.tokenizer.fingerprint:
             raise Invalid(
                 f"{each.field}: teacher {each.name} has another tokenizer than {first.name}, in whose stead it "
@@ -60,6 +62,16 @@ def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, long
                 field=each.field,
                 remedy=f"Choose a fallback with the tokenizer of {first.name}.",
             )
+
+
+def _can_say(each: Named, first: Named, recipe: Recipe, student: ModelFacts) -> None:
+    """Whether a teacher gives what the role's contexts need: a fallback is asked for what its teacher would be."""
+    for context in (name for name, context in recipe.contexts.items() if context.teacher == each.role):
+        try:
+            wanted = choose_support(recipe, first.name, first.card, recipe.needs(context), student.vocab_size)
+            check_serves(wanted, each.name, each.card, student.vocab_size)
+        except NoSupport as error:
+            raise Invalid(f"{each.field}: {error.why}.", field=each.field, remedy=error.remedy) from error
 
 
 def _check_roles(roles: Collection[str], wished: Mapping[str, str], field: str) -> None:
@@ -130,19 +142,6 @@ def _suits(
     foreign = card.tokenizer.fingerprint != student.fingerprint
     if foreign:
         _can_be_aligned(field, name, card, recipe, student, alignment)
-    if recipe.support not in card.supports:
-        offered = ", ".join(card.supports) or "none"
-        raise Invalid(
-            f"{field}: the recipe needs the support {recipe.support.value}, and teacher {name} offers {offered}.",
-            field=field,
-            remedy="Choose another teacher, or a recipe that needs less.",
-        )
-    if recipe.support is Support.FULL and card.tokenizer.vocab_size != student.vocab_size:
-        raise Invalid(
-            f"{field}: teacher {name} has {card.tokenizer.vocab_size} outputs and the student {student.vocab_size}.",
-            field=field,
-            remedy="Choose a teacher with as many, or a recipe that compares sampled tokens only.",
-        )
     if card.values is not Values.RAW:
         raise Invalid(
             f"{field}: teacher {name} gives tempered log-probabilities, and recipes want the model's own.",

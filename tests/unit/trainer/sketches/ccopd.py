@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preceptor_trainer.parts.objectives import ReverseKL
+from preceptor_trainer.parts.divergences import ReverseKL
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Recipe, RolloutPolicy, SingleContext
 from preceptor_trainer.views import ContextView, Message, Plan, PlanView, Turn

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from preceptor_trainer.parts.contexts import Reference
-from preceptor_trainer.parts.objectives import JSD, ReverseKL
+from preceptor_trainer.parts.divergences import JSD, ReverseKL
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Recipe, Weight

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from preceptor_trainer.parts.contexts import Plain, Reference
-from preceptor_trainer.parts.objectives import ReverseKL, SampledReverseKL
+from preceptor_trainer.parts.divergences import ReverseKL
+from preceptor_trainer.parts.objectives import SampledReverseKL
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Recipe, RolloutPolicy, Weight
 from preceptor_trainer.views import Message, Plan, PlanView, Scalars, TokenView, Turn

@@ -12,7 +12,7 @@ from math import exp
 
 from pydantic import Field
 
-from preceptor_trainer.parts.objectives import JSD
+from preceptor_trainer.parts.divergences import JSD
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Each
 from preceptor_trainer.recipe import Context, Recipe

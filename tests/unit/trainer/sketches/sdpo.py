@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from preceptor_trainer.parts.objectives import JSD
+from preceptor_trainer.parts.divergences import JSD
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Recipe, SingleContext, Weight

@@ -1,0 +1,123 @@
+"""Answers laid along a batch's tokens: one slot per prompt of a context.
+
+Shape letters: T tokens of the whole batch, K ids of a sparse support, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor.wire.teachers import Stamp
+from preceptor_trainer.asking import Answer, Wish
+from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.views import FLOOR
+
+Answers = Mapping[tuple[str, int, int], Answer]
+"""By context, prompt and row."""
+
+
+def slots_of(
+    name: str,
+    teacher: str,
+    wishes: Sequence[Wish],
+    answers: Answers,
+    rows: Sequence[Row],
+    dtype: torch.dtype,
+    vocab_size: int,
+) -> list[Slot]:
+    """The slots of one context, as many as its rollouts have prompts. `teacher` is the role of one without any wish;
+    `vocab_size` the student's."""
+    mine = [wish for wish in wishes if wish.context == name]
+    fans = 1 + max((wish.fan for wish in mine), default=0)
+    offsets = np.cumsum([0, *(len(row.completion_ids) for row in rows)])
+    return [
+        _slot(name, teacher, [wish for wish in mine if wish.fan == fan], answers, offsets, dtype, vocab_size)
+        for fan in range(fans)
+    ]
+
+
+def _slot(
+    name: str,
+    teacher: str,
+    wishes: Sequence[Wish],
+    answers: Answers,
+    offsets: np.ndarray,
+    dtype: torch.dtype,
+    vocab_size: int,
+) -> Slot:
+    roles = sorted({wish.role for wish in wishes}) or [teacher]
+    if len(roles) > 1:
+        raise ValueError(
+            f"contexts.{name}: prompt {wishes[0].fan} asks {' and '.join(roles)}; one prompt of a context asks one "
+            "teacher"
+        )
+    laid = _Laid(int(offsets[-1]), dtype, vocab_size)
+    stamps: dict[int, Stamp] = {}
+    for wish in wishes:
+        answer = answers[name, wish.fan, wish.row]
+        laid.put(slice(int(offsets[wish.row]), int(offsets[wish.row + 1])), answer, wish.prompt.weight)
+        stamps[wish.row] = answer.stamp
+    return Slot(
+        context=name,
+        role=roles[0],
+        logprob_T=laid.logprob_T,
+        present_T=laid.present_T,
+        weight_T=laid.weight_T,
+        span_T=laid.span_T,
+        hidden_TD=laid.hidden_TD,
+        head=answers[name, wishes[0].fan, wishes[0].row].head if wishes else None,
+        ids_TK=laid.ids_TK,
+        logprobs_TK=laid.logprobs_TK,
+        tail_T=laid.tail_T,
+        stamps=stamps,
+    )
+
+
+class _Laid:
+    """Arrays over the batch's tokens, filled row by row; what no row brings stays None."""
+
+    def __init__(self, total: int, dtype: torch.dtype, vocab_size: int) -> None:
+        self._total, self._dtype, self._vocab_size = total, dtype, vocab_size
+        self.logprob_T, self.present_T, self.weight_T = (torch.zeros(total, dtype=dtype) for _ in range(3))
+        self.span_T: Tensor | None = None
+        self.hidden_TD: Tensor | None = None
+        self.ids_TK: Tensor | None = None
+        self.logprobs_TK: Tensor | None = None
+        self.tail_T: Tensor | None = None
+
+    def put(self, tokens: slice, answer: Answer, weight: float) -> None:
+        self.logprob_T[tokens] = torch.as_tensor(answer.logprob_T, dtype=self._dtype)
+        self.present_T[tokens] = 1.0
+        self.weight_T[tokens] = weight
+        if answer.spans is not None:
+            if self.span_T is None:
+                self.span_T = torch.full((self._total,), -2, dtype=torch.int64)
+            own_T = torch.as_tensor(answer.spans.student_T)
+            self.present_T[tokens] = (own_T >= 0).to(self._dtype)
+            # No more spans than tokens: numbers that begin at the row's offset are its own.
+            self.span_T[tokens] = torch.where(own_T >= 0, own_T + tokens.start, own_T)
+        if answer.hidden_TD is not None:
+            if self.hidden_TD is None:
+                self.hidden_TD = torch.zeros(self._total, answer.hidden_TD.shape[1], dtype=self._dtype)
+            self.hidden_TD[tokens] = torch.as_tensor(answer.hidden_TD, dtype=self._dtype)
+        if answer.ids_TK is not None and answer.logprobs_TK is not None and answer.tail_T is not None:
+            self._put_sparse(tokens, answer.ids_TK, answer.logprobs_TK, answer.tail_T)
+
+    def _put_sparse(self, tokens: slice, ids_TK: np.ndarray, logprobs_TK: np.ndarray, tail_T: np.ndarray) -> None:
+        if self.ids_TK is None or self.logprobs_TK is None or self.tail_T is None:
+            width = ids_TK.shape[1]
+            self.ids_TK = torch.full((self._total, width), -1, dtype=torch.int64)
+            self.logprobs_TK = torch.full((self._total, width), FLOOR, dtype=self._dtype)
+            self.tail_T = torch.zeros(self._total, dtype=self._dtype)
+        # What the student has no output for (a padded head) is a part of the tail.
+        ours_TK = (ids_TK >= 0) & (ids_TK < self._vocab_size)
+        beyond_TK = np.where((ids_TK >= 0) & ~ours_TK, logprobs_TK, -np.inf).astype(np.float64)
+        left_T = np.logaddexp(tail_T.astype(np.float64), np.logaddexp.reduce(beyond_TK, axis=1))
+        kept_TK = np.where(ours_TK, np.maximum(logprobs_TK, FLOOR), FLOOR)
+        self.ids_TK[tokens] = torch.as_tensor(np.where(ours_TK, ids_TK, -1), dtype=torch.int64)
+        self.logprobs_TK[tokens] = torch.as_tensor(kept_TK, dtype=self._dtype)
+        self.tail_T[tokens] = torch.as_tensor(np.maximum(left_T, FLOOR), dtype=self._dtype)
