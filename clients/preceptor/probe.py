@@ -1,10 +1,11 @@
 """A look at a teacher: is its card true? Claims are held against behaviour; what cannot be checked is said to be so.
 
-Covered: it answers; it serves the supports it offers; distributions sum to one; the log-probability of a token is the
-one of that position (a shifted or re-tokenised answer moves under perturbation); a sequence's scores do not depend on
-what shares its batch; hidden states times head are the scores, which for `full` also shows that they are untempered;
-the vocabulary ends where the card says. Not covered, and marked unverified where it matters: which tokenizer turned the
-model's training text into those ids, and whether the log-probabilities of a teacher without `full` are untempered.
+Covered: it answers; it serves the supports it offers, and they agree; its numbers are log-probabilities; distributions
+sum to one; the log-probability of a token is the one of that position, after that context (a shifted or re-tokenised
+answer moves under perturbation); a sequence's scores do not depend on what shares its batch; hidden states times head
+are the scores, or what it writes is scored as it states it, which shows that they are untempered; the vocabulary ends
+where the card says; the tokenizer is the one that is stated. Not covered, and marked unverified where it matters: which
+tokenizer turned the model's training text into those ids, and what a server that cannot be asked says of itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.adapters import Endpoint, Stock, TextTeacher, open_teacher
-from preceptor.adapters.claims import check_tokenizer, check_values
+from preceptor.adapters import Endpoint, Stock, TextTeacher, claims, open_teacher
 from preceptor.adapters.stock import StockClient
-from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
+from preceptor.endpoint import TeacherClient
+from preceptor.errors import BadScores, Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
 from preceptor.judge import judge
+from preceptor.stated import check_tokenizer, check_written, gap, logits_of, temperature_of
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Support, TeacherKind, Values
 
@@ -59,6 +61,7 @@ def probe_teacher(
             latency_ms=look.latency_ms,
             tokens_per_second=look.tokens_per_second,
             checks=checks,
+            logprobs=look.logprobs,
         )
 
 
@@ -79,6 +82,7 @@ class _Look:
         self.teacher, self.card = teacher, card
         self.latency_ms: float | None = None
         self.tokens_per_second: float | None = None
+        self.logprobs: tuple[float, ...] = ()
         rng = np.random.default_rng(0)
         length = max(2, min(LENGTH, card.limits.max_tokens // 2 - 1))
         self._context = self._ids(rng, max(1, length // 2))
@@ -92,6 +96,7 @@ class _Look:
             return [("text", self._text)]
         return [
             ("latency", self._speed),
+            ("numbers", self._numbers),
             ("supports", self._supports),
             ("positions", self._positions),
             ("batching", self._batching),
@@ -105,12 +110,18 @@ class _Look:
     def _ids(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
         return rng.integers(0, max(1, self.card.tokenizer.vocab_size), count).astype(np.int32)
 
-    def _ask(self, completions: list[NDArray[np.int32]], support: Support = Support.SAMPLED, width: int = 4) -> Scores:
+    def _ask(
+        self,
+        completions: list[NDArray[np.int32]],
+        support: Support = Support.SAMPLED,
+        width: int = 4,
+        context: NDArray[np.int32] | None = None,
+    ) -> Scores:
         total = sum(map(len, completions))
         width = min(width, self.card.limits.max_k, self.card.tokenizer.vocab_size)
         candidates = np.tile(np.arange(width, dtype=np.int32), (total, 1))
         request = ScoreRequest(
-            contexts=[self._context],
+            contexts=[self._context if context is None else context],
             completions=completions,
             context_of=np.zeros(len(completions), dtype=np.int32),
             support=support,
@@ -142,13 +153,31 @@ class _Look:
         self.tokens_per_second = tokens / (time.perf_counter() - began)
         return Outcome.PASSED, f"One token took {self.latency_ms:.1f} ms; {self.tokens_per_second:.0f} tokens/s."
 
-    def _supports(self) -> Finding:
+    def _numbers(self) -> Finding:
+        """Whatever it serves, it must be numbers that can be right. What it refuses is for the next check."""
         for support in self.card.supports:
-            self._ask(self._completions[:1], support)
+            try:
+                scores = self._ask(self._completions[:1], support)
+            except BadScores as error:
+                return Outcome.FAILED, error.problem.detail
+            except PreceptorError:
+                continue
+            self.logprobs = self.logprobs or tuple(scores.logprob_T.tolist())
+        if not self.logprobs:
+            return Outcome.UNVERIFIED, "It gave no numbers."
+        return Outcome.PASSED, "All numbers are finite, and none is above a log-probability's 0."
+
+    def _supports(self) -> Finding:
+        first: NDArray[np.float32] | None = None
+        for support in self.card.supports:
+            logprob_T = self._ask(self._completions[:1], support).logprob_T
+            first = logprob_T if first is None else first
+            if (worst := float(np.abs(logprob_T - first).max())) > self._slack:
+                return Outcome.FAILED, f"Its supports disagree on the same tokens: {support.value} by {worst:.3g}."
         return Outcome.PASSED, f"It serves {', '.join(self.card.supports)}."
 
     def _positions(self) -> Finding:
-        """Another last token must move the last entry and no other; another first one must move the first."""
+        """Another last token must move the last entry and no other; another first one, or context, the first."""
         ids = self._completions[0]
         before = self._ask([ids]).logprob_T
         for place, name in ((len(ids) - 1, "last"), (0, "first")):
@@ -160,6 +189,9 @@ class _Look:
                 return Outcome.FAILED, f"Another {name} token moved entry {entry} by {moved[entry]:.3g}: it is shifted."
             if moved[place] == 0:
                 return Outcome.FAILED, f"Another {name} token did not move its own entry: the answer is shifted."
+        other = (self._context + 1) % self.card.tokenizer.vocab_size
+        if np.abs(self._ask([ids], context=other).logprob_T - before).max() == 0:
+            return Outcome.FAILED, "Another context moved no entry: it is not read."
         return Outcome.PASSED, "Every entry is of its own token, and of none after it."
 
     def _batching(self) -> Finding:
@@ -204,26 +236,28 @@ class _Look:
         if head.hash != scores.stamp.head_hash:
             return Outcome.FAILED, f"Its scores are stamped with head {scores.stamp.head_hash}, it serves {head.hash}."
         assert scores.hidden_TD is not None, "judged to be there"
-        logits = scores.hidden_TD @ head.weight_VD.T + (0 if head.bias_V is None else head.bias_V)
-        top = logits.max(axis=1, keepdims=True)
-        lse = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-        tokens = np.concatenate(self._completions)
-        worst = float(np.abs(logits[np.arange(len(tokens)), tokens] - lse - scores.logprob_T).max())
-        outcome = Outcome.PASSED if worst <= self._slack else Outcome.FAILED
-        return outcome, f"Hidden states times head give its log-probabilities within {worst:.2g}."
+        logits, tokens = logits_of(scores.hidden_TD, head, card.head), np.concatenate(self._completions)
+        worst = gap(logits, tokens, scores.logprob_T)
+        if worst <= self._slack:
+            return Outcome.PASSED, f"Hidden states times head give its log-probabilities within {worst:.2g}."
+        if (temperature := temperature_of(logits, tokens, scores.logprob_T, self._slack)) is not None:
+            return Outcome.FAILED, (
+                f"Its log-probabilities are those of its own hidden states and head at temperature {temperature:.3g}: "
+                "they are tempered."
+            )
+        return Outcome.FAILED, f"Hidden states times head give its log-probabilities only within {worst:.2g}."
 
     def _values(self) -> Finding:
         if self.card.values is not Values.RAW:
             return Outcome.UNVERIFIED, f"It says that its values are '{self.card.values}'."
         if isinstance(self.teacher, StockClient):
-            return check_values(self.teacher, self._context, self._score_one, self._slack)
+            return claims.check_values(self.teacher, self._context, self._score_one, self._slack)
         outcome, detail = self._head()
         if outcome is Outcome.PASSED:
             return outcome, "Its log-probabilities are those of its own hidden states and head, untempered."
-        return (
-            outcome,
-            detail if outcome is Outcome.FAILED else "Untempered by its word; without a head nobody can tell.",
-        )
+        if outcome is Outcome.FAILED or not isinstance(self.teacher, TeacherClient):
+            return outcome, detail
+        return check_written(self.teacher, self.card, self._context, self._slack)
 
     def _vocabulary(self) -> Finding:
         size = self.card.tokenizer.vocab_size
@@ -252,5 +286,7 @@ class _Look:
 
     def _tokenizer(self) -> Finding:
         if isinstance(self.teacher, StockClient):
+            return claims.check_tokenizer(self.teacher, self.card)
+        if isinstance(self.teacher, TeacherClient):
             return check_tokenizer(self.teacher, self.card)
         return Outcome.UNVERIFIED, "Ids travel, not text; its fingerprint is compared with the student's at submit."

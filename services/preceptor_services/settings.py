@@ -75,6 +75,8 @@ class Settings(ServiceSettings):
     """Seconds after which the broker hands an unacknowledged message to another worker."""
     sweep_seconds: float = Field(default=2.0, gt=0, le=600)
     """How often expired leases are looked for."""
+    watch_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """How often the endpoints of teachers that runs use are looked at."""
     requeue_seconds: float = Field(default=900.0, gt=0)
     """How long a run may be queued before its message is sent once more, in case the broker lost it."""
     admin_key: SecretStr | None = None

@@ -138,10 +138,17 @@ def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     def make(url: str, **changes: Any) -> House:
         home = tmp_path / "home"
         settings = Settings(
-            **{"home_dir": home, "database_url": url, "admin_key": ADMIN, "sweep_seconds": 600, **changes}
+            **{
+                "home_dir": home,
+                "database_url": url,
+                "admin_key": ADMIN,
+                "sweep_seconds": 600,
+                "watch_seconds": 600,
+                **changes,
+            }
         )
         queue, clock, faculty, announced = FakeQueue(), Clock(), Faculty(), list[str]()
-        app = create_app(settings, queue, announce=announced.append, probe=faculty, clock=clock)
+        app = create_app(settings, queue, announce=announced.append, probe=faculty, vital=faculty.vital, clock=clock)
         bridge = Bridge(app)
         bridge.__enter__()
         admin = Client(URL, ADMIN, transport=bridge, sleep=lambda seconds: None)

@@ -52,6 +52,10 @@ class Faculty:
         self.keys: dict[str, str | None] = {}
         self.how: dict[str, tuple[object, ...]] = {}
         """What else a look was told, for a stock server."""
+        self.logprobs: dict[str, tuple[float, ...]] = {}
+        """What a probe finds the same tokens' log-probabilities to be."""
+        self.watched: list[str] = []
+        """URLs that were asked for signs of life."""
 
     def __call__(self, url: str, key: str | None, *how: object) -> tuple[Card, Probe]:
         if url not in self.cards:
@@ -60,7 +64,14 @@ class Faculty:
         ok = url not in self.failing
         outcome = Outcome.PASSED if ok else Outcome.FAILED
         check = ProbeCheck(name="parity", outcome=outcome, detail="Log-probabilities agree within 1e-4.")
-        return self.cards[url], Probe(at=datetime.now(UTC), ok=ok, latency_ms=3.0, checks=(check,))
+        logprobs = self.logprobs.get(url, ())
+        return self.cards[url], Probe(at=datetime.now(UTC), ok=ok, latency_ms=3.0, checks=(check,), logprobs=logprobs)
+
+    def vital(self, url: str, key: str | None, *how: object) -> Card | None:
+        self.watched.append(url)
+        if url not in self.cards:
+            raise Unreachable(f"No answer from {url}.")
+        return None if how else self.cards[url]
 
 
 def write_model(folder: Path, *, vocab: tuple[str, ...] = ("a", "b", "c", "<end>"), template: bool = True) -> Path:

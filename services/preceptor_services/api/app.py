@@ -12,6 +12,7 @@ from fastapi.middleware import Middleware
 from starlette.concurrency import run_in_threadpool
 
 from preceptor.probe import probe_teacher
+from preceptor.vital import vital_signs
 from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api import health, problems
 from preceptor_services.api.artifacts import endpoints as artifacts
@@ -26,6 +27,7 @@ from preceptor_services.api.runs import worker_endpoints
 from preceptor_services.api.skills import endpoints as skills
 from preceptor_services.api.sweeper import sweep_for_ever
 from preceptor_services.api.teachers import endpoints as teachers
+from preceptor_services.api.teachers.watch import watch_for_ever
 from preceptor_services.db.columns import now
 from preceptor_services.db.migrations import upgrade
 from preceptor_services.db.session import Database
@@ -50,9 +52,11 @@ def create_app(
     *,
     announce: Callable[[str], None] = print,
     probe: Callable[..., tuple[Card, Probe]] = probe_teacher,
+    vital: Callable[..., Card | None] = vital_signs,
     clock: Callable[[], datetime] = now,
 ) -> FastAPI:
-    """The application. `announce` shows the admin key of the first start, once; `probe` looks at teachers."""
+    """The application. `announce` shows the admin key of the first start, once; `probe` looks at
+    teachers that are registered, `vital` at those that runs use."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,15 +72,17 @@ def create_app(
                 queue=queue,
                 clock=clock,
                 probe=probe,
+                vital=vital,
                 bell=Bell(),
             )
-            sweeper = asyncio.create_task(sweep_for_ever(plane))
+            tasks = [asyncio.create_task(work(plane)) for work in (sweep_for_ever, watch_for_ever)]
             try:
                 yield
             finally:
-                sweeper.cancel()
-                with suppress(asyncio.CancelledError):
-                    await sweeper
+                for task in tasks:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
         finally:
             database.close()
 

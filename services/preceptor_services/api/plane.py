@@ -46,6 +46,30 @@ class Bell:
         return self._next
 
 
+class Misses:
+    """How often in a row an endpoint of a teacher did not answer when it was looked at."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._missed: dict[str, int] = {}
+
+    def missed(self, endpoint_id: str) -> int:
+        """Count one more; says how many they are."""
+        with self._lock:
+            self._missed[endpoint_id] = self._missed.get(endpoint_id, 0) + 1
+            return self._missed[endpoint_id]
+
+    def answered(self, endpoint_id: str) -> None:
+        """It did answer."""
+        with self._lock:
+            self._missed.pop(endpoint_id, None)
+
+    def keep(self, endpoint_ids: set[str]) -> None:
+        """Forget all others."""
+        with self._lock:
+            self._missed = {each: count for each, count in self._missed.items() if each in endpoint_ids}
+
+
 class KeyUses:
     """When keys were last seen: kept here and written now and then, so that reading costs no write."""
 
@@ -77,5 +101,8 @@ class Plane:
     """This moment, in UTC. A test brings its own."""
     probe: Callable[..., tuple[Card, Probe]]
     """Looks at the teacher behind a URL, with a key or without. Raises PreceptorError where none answers."""
+    vital: Callable[..., Card | None]
+    """Asks the teacher behind a URL whether it answers, and who it is. Raises PreceptorError where it does not."""
     bell: Bell
     uses: KeyUses = field(default_factory=KeyUses)
+    misses: Misses = field(default_factory=Misses)

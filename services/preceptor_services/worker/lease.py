@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, Overloaded, PreceptorError, ServerFault, Unreachable
-from preceptor.wire.runs import LeaseGrant, LeaseStatus
+from preceptor.wire.runs import LeaseGrant, LeaseStatus, ReplicaAddress
 
 BEATS_PER_TTL = 4
 JOIN_SECONDS = 5
@@ -21,6 +21,10 @@ PASSING = (Unreachable, Overloaded, ServerFault)
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
+_Changes = TypeVar("_Changes")
+
+Endpoints = Mapping[str, Sequence[ReplicaAddress]]
+"""The endpoints that are now in use, by role."""
 
 
 class Lease:
@@ -36,6 +40,9 @@ class Lease:
         self.lost = threading.Event()
         self.cancel = False
         self.pause = False
+        self._endpoints: Endpoints | None = None
+        self._follow: Callable[[Endpoints], Callable[[], None]] | None = None
+        self._following = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name=f"lease-{self._run_id}", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -58,6 +65,37 @@ class Lease:
         self._good_until = time.monotonic() + self._ttl_seconds
         self.cancel = self.cancel or status.cancel
         self.pause = status.pause
+        if status.teachers is not None:
+            self._heard_of(status.teachers)
+
+    def follow(self, update: Callable[[Endpoints], _Changes], tell: Callable[[_Changes], None]) -> None:
+        """From now on have `update` told the endpoints in use whenever they are others than before, from any thread but
+        never twice at once; then `tell` what it returned.
+        """
+
+        def follow(endpoints: Endpoints) -> Callable[[], None]:
+            changes = update(endpoints)
+            return lambda: tell(changes)
+
+        with self._following:
+            self._follow = follow
+            told = None if self._endpoints is None else follow(self._endpoints)
+        if told is not None:
+            told()
+
+    def unfollow(self) -> None:
+        """Nobody is to be told any more. An update that is under way ends first."""
+        with self._following:
+            self._follow = None
+
+    def _heard_of(self, endpoints: Endpoints) -> None:
+        with self._following:
+            if endpoints == self._endpoints:
+                return
+            self._endpoints = endpoints
+            told = None if self._follow is None else self._follow(endpoints)
+        if told is not None:
+            told()
 
     def report(self, send: Callable[[], _Answer]) -> _Answer:
         """Send something, again and again while the failure may pass and the lease holds. `send` must be idempotent.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from preceptor.client import Client
+from preceptor.errors import PreceptorError
+from preceptor.replicas import Changes
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Note, Sample, StepReport, StepsReport
-from preceptor_services.worker.lease import Lease
+from preceptor_services.worker.lease import Endpoints, Lease
 from preceptor_trainer.loop import Signal
 
 _log = logging.getLogger(__name__)
@@ -47,12 +50,28 @@ class RunReporter:
         recorded = self._lease.report(lambda: list(self._client.runs.metrics(self._run.id, after=self._from_step)))
         self._recorded_loss = {each.step: each.metrics["loss"] for each in recorded}
 
+    @contextmanager
+    def following(self, update: Callable[[Endpoints], Mapping[str, Changes]]) -> Iterator[None]:
+        """While it is open, have `update` (a pool's) told where teachers answer whenever that changes; note in the run
+        what came of it.
+        """
+        self._lease.follow(update, self._note_endpoints)
+        try:
+            yield
+        finally:
+            self._lease.unfollow()
+
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         """Record a step; the answer is what the loop has to do next."""
         self._send(StepsReport(fence=self._lease.fence, steps=[report], samples=list(samples)))
         self.step_done = report.step
         if report.step <= self._recorded_step:
             self._compare(report)
+        return self.signal()
+
+    def signal(self) -> Signal:
+        """What is wanted of the run, as far as heartbeats and reports have told. Raises LeaseLost."""
+        self._lease.check()
         if self._lease.cancel:
             return Signal.CANCEL
         if self._stopping.is_set():
@@ -81,6 +100,28 @@ class RunReporter:
             self._largest_difference = max(self._largest_difference, math.inf if math.isnan(difference) else difference)
         if report.step == self._recorded_step:
             self._note_resumed()
+
+    def _note_endpoints(self, changes: Mapping[str, Changes]) -> None:
+        for role, each in sorted(changes.items()):
+            said = [f"now also asks {url}" for url in each.joined]
+            said += [f"no longer asks {url}" for url in each.left]
+            said += [f"cannot ask {why}" for why in each.refused]
+            if not said:
+                continue
+            message = f"Role {role}: the worker {'; '.join(said)}"
+            _log.info("run %s: %s", self._run.id, message)
+            data = {
+                "message": message[:2000],
+                "role": role,
+                "joined": list(each.joined),
+                "left": list(each.left),
+                "refused": list(each.refused),
+            }
+            note = Note(fence=self._lease.fence, data=data)
+            try:  # once: it comes from a heartbeat too, which must not wait, and the change is made whoever is told
+                self._lease.heard(self._client.runs.note(self._run.id, note))
+            except PreceptorError as error:
+                _log.warning("run %s: a note did not get through (%s)", self._run.id, error)
 
     def _note_resumed(self) -> None:
         data = {

@@ -80,6 +80,13 @@ def addresses(session: Session, run_id: str) -> dict[str, tuple[ReplicaAddress, 
     return {role: in_use(teacher) for role, teacher in session.execute(query.order_by(asked.role))}
 
 
+def used(session: Session, states: Sequence[str]) -> set[str]:
+    """Names of the teachers that a run in one of these states may ask."""
+    runs, asked = models.Run, models.RunTeacher
+    query = select(asked.teacher, asked.fallback).join(runs, runs.id == asked.run_id).where(runs.state.in_(states))
+    return {name for pair in session.execute(query.distinct()) for name in pair if name is not None}
+
+
 def users(session: Session, names: Iterable[str], states: Sequence[str]) -> dict[str, list[str]]:
     """The runs in these states that a teacher may be asked by, as a role's own or its fallback, by teacher."""
     runs, asked, wanted = models.Run, models.RunTeacher, sorted(set(names))

@@ -12,13 +12,13 @@ import pytest
 
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, PreceptorError, Unreachable
-from preceptor.wire.runs import LeaseGrant, LeaseStatus
+from preceptor.wire.runs import LeaseGrant, LeaseStatus, ReplicaAddress
 from preceptor_services.worker.lease import Lease
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def status(**said: bool) -> LeaseStatus:
+def status(**said: Any) -> LeaseStatus:
     return LeaseStatus(until=NOW, **said)
 
 
@@ -109,3 +109,44 @@ def test_a_stale_report_loses_the_lease_and_nothing_is_sent_after_it() -> None:
 
     with pytest.raises(LeaseLost):
         lease.report(send)
+
+
+HERE, THERE = ReplicaAddress(url="http://here"), ReplicaAddress(url="http://there", key_env="THERE_KEY")
+
+
+def test_whoever_follows_is_told_of_endpoints_when_they_change_and_only_then() -> None:
+    lease, seen, told = lease_on(Runs(status()), 10), list[Any](), list[Any]()
+
+    def update(endpoints: Any) -> int:
+        seen.append(endpoints)
+        return len(seen)
+
+    lease.heard(status(teachers={"self": (HERE,)}))
+    lease.follow(update, told.append)
+    assert seen == [{"self": (HERE,)}], "what was heard before it followed"
+    for _ in range(3):
+        lease.heard(status(teachers={"self": (HERE,)}))
+        lease.heard(status())
+    assert len(seen) == 1
+    lease.heard(status(teachers={"self": (HERE, THERE)}))
+    assert seen[1:] == [{"self": (HERE, THERE)}] and told == [1, 2]
+    lease.unfollow()
+    lease.heard(status(teachers={"self": (THERE,)}))
+    assert len(seen) == 2
+
+
+def test_to_tell_may_take_long_without_holding_up_the_heart() -> None:
+    lease, telling, go_on = lease_on(Runs(status()), 10), threading.Event(), threading.Event()
+
+    def tell(_: None) -> None:
+        telling.set()
+        assert go_on.wait(10)
+
+    lease.follow(lambda endpoints: None, tell)
+    slow = threading.Thread(target=lease.heard, args=(status(teachers={"self": (HERE,)}),))
+    slow.start()
+    assert telling.wait(10)
+    lease.heard(status(pause=True, teachers={"self": (HERE,)}))
+    assert lease.pause
+    go_on.set()
+    slow.join()

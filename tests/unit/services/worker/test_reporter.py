@@ -11,7 +11,9 @@ from typing import cast
 import pytest
 
 from preceptor.client import Client
-from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, StepReport, StepsReport
+from preceptor.errors import PreceptorError, Unreachable
+from preceptor.replicas import Changes
+from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, ReplicaAddress, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_trainer.loop import Signal
@@ -27,12 +29,15 @@ class Runs:
         self.reports = list[StepsReport]()
         self.notes = list[Note]()
         self.answer = LeaseStatus(until=NOW)
+        self.note_fails: PreceptorError | None = None
 
     def report(self, run_id: str, report: StepsReport) -> LeaseStatus:
         self.reports.append(report)
         return self.answer
 
     def note(self, run_id: str, note: Note) -> LeaseStatus:
+        if self.note_fails is not None:
+            raise self.note_fails
         self.notes.append(note)
         return self.answer
 
@@ -96,3 +101,43 @@ def test_the_loop_is_told_to_cancel_before_it_is_told_to_stop() -> None:
     assert reporter.step(step(1, 0.5), []) is Signal.STOP
     runs.answer = LeaseStatus(until=NOW, cancel=True)
     assert reporter.step(step(2, 0.5), []) is Signal.CANCEL
+
+
+def test_endpoints_that_join_and_leave_are_handed_on_and_noted() -> None:
+    runs = Runs([])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    seen = list[object]()
+
+    def update(endpoints: object) -> dict[str, Changes]:
+        seen.append(endpoints)
+        return {"self": Changes(joined=("http://b",), left=("http://a",), refused=("http://c: no key",))}
+
+    addresses = {"self": (ReplicaAddress(url="http://b"),)}
+    runs.answer = LeaseStatus(until=NOW, teachers=addresses)
+    with reporter.following(update):
+        reporter.step(step(1, 0.5), [])
+        reporter.step(step(2, 0.5), [])
+    assert seen == [addresses], "once for one change"
+    (note,) = runs.notes
+    assert note.kind == "note" and note.fence == 7
+    assert "now also asks http://b; no longer asks http://a; cannot ask http://c: no key" in note.data["message"]
+    assert (note.data["role"], note.data["joined"], note.data["left"]) == ("self", ["http://b"], ["http://a"])
+    runs.answer = LeaseStatus(until=NOW, teachers={"self": ()})
+    reporter.step(step(3, 0.5), [])
+    assert len(seen) == 1, "nobody follows any more"
+
+
+def test_a_note_that_does_not_get_through_stops_nothing() -> None:
+    runs = Runs([])
+    runs.note_fails = Unreachable("Restarting.")
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    runs.answer = LeaseStatus(until=NOW, teachers={"self": (ReplicaAddress(url="http://b"),)})
+    with reporter.following(lambda endpoints: {"self": Changes(joined=("http://b",))}):
+        assert reporter.step(step(1, 0.5), []) is Signal.GO
+
+
+def test_the_loop_is_told_to_pause() -> None:
+    runs = Runs([])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    runs.answer = LeaseStatus(until=NOW, pause=True)
+    assert reporter.step(step(1, 0.5), []) is Signal.PAUSE
