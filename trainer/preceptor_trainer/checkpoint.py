@@ -1,8 +1,10 @@
 """Checkpoints: a folder of safetensors and JSON, written aside and renamed, so that a half-written one is never read.
 
-    model/                 a plain Hugging Face folder: config, tokenizer, weights. It can be served or exported as
-    it is
+    model/                 a plain Hugging Face folder: config, tokenizer, weights. Served or exported as it is
+    adapter/               a LoRA student's, in place of model/: peft's own format
     optimizer.safetensors  what the next update depends on
+    teacher.safetensors    a moving self-teacher's weights, in float32
+    best/                  the best student so far (a model or an adapter folder), where the run keeps it
     state.json             the step, and what the run has accumulated
 
 Sampling and data are pure functions of (seed, step), so the step is their whole position.
@@ -10,20 +12,28 @@ Sampling and data are pure functions of (seed, step), so the step is their whole
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import save_torch_state_dict
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers.utils import logging
 
 from preceptor.wire.runs import Evaluation
+from preceptor_trainer import lora
 from preceptor_trainer.model import Model
 from preceptor_trainer.optim import Optimizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+MODEL, ADAPTER, OPTIMIZER, TEACHER, BEST = "model", "adapter", "optimizer.safetensors", "teacher.safetensors", "best"
 
 
 class CheckpointError(OSError):
@@ -41,34 +51,90 @@ class CheckpointState(BaseModel):
     """Spent in steps, evaluation left out."""
     baseline: Evaluation | None = None
     """The evaluation before the first step."""
+    best: Evaluation | None = None
+    """The best evaluation so far; of equals, the first."""
+    bar: float | None = None
+    """The last score that was better than those before it by as much as the early stop asks."""
+    stale: int = 0
+    """Evaluations since then."""
+    stopped: bool = False
+    """The run has ended before its last step."""
+    first_length: float | None = None
+    """Mean completion length of the first step."""
+    streaks: dict[str, int] = {}
+    """By guard: steps in a row that it has been wrong for."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint."""
 
 
-def save(folder: Path, model: Model, optimizer: Optimizer, state: CheckpointState) -> None:
-    """Write a checkpoint to `folder`, replacing one that is there. Raises CheckpointError; then nothing was changed."""
+def save(
+    folder: Path,
+    model: Model,
+    optimizer: Optimizer,
+    state: CheckpointState,
+    *,
+    student: str = "",
+    teacher: Mapping[str, Tensor] | None = None,
+    best: Path | None = None,
+) -> None:
+    """Write a checkpoint to `folder`, replacing one that is there. Raises CheckpointError; then nothing was changed.
+
+    student: what an adapter is one of. teacher: a moving self-teacher's state. best: the folder of the best student.
+    """
     aside = folder.with_name(f".{folder.name}.part")
+    with writing(f"the checkpoint at step {state.step}", folder, aside):
+        aside.mkdir(parents=True)
+        save_student(model, aside, student)
+        save_file(optimizer.state(), aside / OPTIMIZER)
+        if teacher is not None:
+            save_file(dict(teacher), aside / TEACHER)
+        if best is not None:
+            shutil.copytree(best, aside / BEST, copy_function=_link)
+        (aside / "state.json").write_text(state.model_dump_json(indent=1))
+
+
+@contextmanager
+def writing(what: str, folder: Path, aside: Path) -> Generator[None]:
+    """Within it `aside` is written; then that is `folder`, or nothing was changed and CheckpointError is raised."""
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        save_model(model, aside / "model")
-        save_file(optimizer.state(), aside / "optimizer.safetensors")
-        (aside / "state.json").write_text(state.model_dump_json(indent=1))
+        yield
         _sync(aside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        why = getattr(error, "strerror", None) or str(error)
+        full = os.strerror(errno.ENOSPC)
+        remedy = "free some space" if full in str(error) else "check the folder, its rights and its disk"
         raise CheckpointError(
-            f"the checkpoint at step {state.step} could not be written to {folder}: {error.strerror or error}; "
-            "free some space and resume the run from its last checkpoint"
+            f"{what} could not be written to {folder}: {why}; {remedy} and resume the run from its last checkpoint"
         ) from error
 
 
+def save_student(model: Model, folder: Path, student: str) -> None:
+    """The student below `folder`: `model/`, or `adapter/` where it has adapters."""
+    if lora.adapted(model):
+        lora.save_adapter(model, folder / ADAPTER, student)
+    else:
+        save_model(model, folder / MODEL)
+
+
+def saved_student(folder: Path) -> Path:
+    """Where `save_student` has put it."""
+    return folder / (ADAPTER if (folder / ADAPTER).is_dir() else MODEL)
+
+
 def save_model(model: Model, folder: Path) -> None:
-    """A plain Hugging Face folder of the model as it is now."""
+    """A plain Hugging Face folder of the model as it is now; adapters are merged into it."""
     folder.mkdir(parents=True)
     bar_was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model.module.save_pretrained(folder)
+        if lora.adapted(model):
+            _save_merged(model, folder)
+        else:
+            model.module.save_pretrained(folder)
     finally:
         if bar_was_on:
             logging.enable_progress_bar()
@@ -88,9 +154,35 @@ def load_state(folder: Path) -> CheckpointState:
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     """Put a checkpoint's optimizer state into `optimizer`. Raises CheckpointError."""
     try:
-        optimizer.load(load_file(folder / "optimizer.safetensors"))
-    except (OSError, ValueError) as error:
+        optimizer.load(load_file(folder / OPTIMIZER))
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the optimizer's state cannot be read: {error}") from error
+
+
+def load_teacher(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's moving self-teacher. Raises CheckpointError."""
+    try:
+        return load_file(folder / TEACHER)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the self-teacher's weights cannot be read: {error}") from error
+
+
+def _save_merged(model: Model, folder: Path) -> None:
+    model.config.save_pretrained(folder)
+    if model.module.generation_config is not None:
+        model.module.generation_config.save_pretrained(folder)
+    tied: Mapping[str, str] = getattr(model.module, "all_tied_weights_keys", None) or {}
+    state = {name: each for name, each in lora.merged_state(model).items() if name not in tied}
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+
+
+def _link(source: str, target: str) -> str:
+    """The same file under a second name where the disk can do that: best weights are written once."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
 
 
 def _sync(folder: Path) -> None:

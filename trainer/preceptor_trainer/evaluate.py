@@ -1,4 +1,5 @@
-"""Held-out accuracy with its interval: greedy, plain prompt, the data's own verifier."""
+"""Held-out accuracy with its interval: greedy and, where asked for, sampled (avg@k); plain prompt, the data's own
+verifier; length and entropy of what was written."""
 
 from __future__ import annotations
 
@@ -6,11 +7,17 @@ from collections.abc import Sequence
 from math import sqrt
 from time import monotonic
 
+import numpy as np
+
 from preceptor.wire.runs import Evaluation
+from preceptor.wire.score import Extra, ScoreRequest
+from preceptor.wire.teachers import Support
 from preceptor_trainer.model import Model, prompt_ids
 from preceptor_trainer.recipe import Verifier
-from preceptor_trainer.sampler import Job, Sampler
+from preceptor_trainer.sampler import Completion, Job, Sampler
+from preceptor_trainer.scoring import score
 from preceptor_trainer.views import Task
+from preceptor_trainer.writer import stream
 
 Z95 = 1.959963984540054
 """97.5% quantile of the standard normal distribution."""
@@ -20,25 +27,32 @@ class Evaluator:
     """Asks the student the same held-out tasks again and again."""
 
     def __init__(
-        self, model: Model, sampler: Sampler, tasks: Sequence[Task], verifier: Verifier, max_tokens: int
+        self,
+        model: Model,
+        sampler: Sampler,
+        tasks: Sequence[Task],
+        verifier: Verifier,
+        max_tokens: int,
+        samples: int = 0,
+        temperature: float = 1.0,
     ) -> None:
+        """`samples`: answers drawn at `temperature` for each task besides the greedy one."""
         self._model = model
         self._sampler = sampler
         self._tasks = tasks
         self._verifier = verifier
         self._max_tokens = max_tokens
+        self._samples = samples
+        self._temperature = temperature
 
     def evaluate(self, step: int) -> Evaluation:
         """The student as it is after `step`."""
         began = monotonic()
-        jobs = [
-            Job(prompt_ids=tuple(prompt_ids(self._model, task.messages)), seed=0, max_tokens=self._max_tokens)
-            for task in self._tasks
-        ]
+        jobs = [self._job(task, 0) for task in self._tasks]
         written = self._sampler.sample(jobs, temperature=0.0)
-        texts = [str(self._model.tokenizer.decode(list(each.token_ids), skip_special_tokens=True)) for each in written]
-        hits = [self._verifier(task, text).correct for task, text in zip(self._tasks, texts, strict=True)]
+        hits = [self._right(task, each) for task, each in zip(self._tasks, written, strict=True)]
         n, correct = len(hits), sum(hits)
+        shares = self._sampled()
         return Evaluation(
             step=step,
             n=n,
@@ -46,15 +60,58 @@ class Evaluator:
             accuracy=correct / n,
             ci95=half_width(correct, n),
             mean_length=sum(len(each.token_ids) for each in written) / n,
+            entropy=self._entropy(jobs, written),
+            samples=self._samples,
+            sampled_accuracy=sum(shares) / n if shares else None,
+            sampled_ci95=mean_half_width(shares) if shares else None,
             seconds=monotonic() - began,
             hits=hits,
         )
+
+    def _sampled(self) -> list[float]:
+        """By task, the share of its sampled answers that was right. The same draws at every evaluation."""
+        if not self._samples:
+            return []
+        count = self._samples
+        jobs = [self._job(task, stream("evaluate", task.id, index)) for task in self._tasks for index in range(count)]
+        written = self._sampler.sample(jobs, temperature=self._temperature)
+        return [
+            sum(self._right(task, each) for each in written[at * count : (at + 1) * count]) / count
+            for at, task in enumerate(self._tasks)
+        ]
+
+    def _job(self, task: Task, seed: int) -> Job:
+        ids = tuple(prompt_ids(self._model, task.messages))
+        return Job(prompt_ids=ids, seed=seed, max_tokens=self._max_tokens)
+
+    def _right(self, task: Task, written: Completion) -> bool:
+        text = str(self._model.tokenizer.decode(list(written.token_ids), skip_special_tokens=True))
+        return self._verifier(task, text).correct
+
+    def _entropy(self, jobs: Sequence[Job], written: Sequence[Completion]) -> float:
+        request = ScoreRequest(
+            contexts=[np.array(job.prompt_ids, dtype=np.int32) for job in jobs],
+            completions=[np.array(each.token_ids, dtype=np.int32) for each in written],
+            context_of=np.arange(len(jobs), dtype=np.int32),
+            support=Support.SAMPLED,
+            extras=frozenset({Extra.ENTROPY}),
+        )
+        entropy_T = score(self._model, request).entropy_T
+        assert entropy_T is not None, "it was asked for"
+        return float(entropy_T.mean(dtype=np.float64))
 
 
 def half_width(correct: int, n: int) -> float:
     """Half-width of the 95% Wilson interval of a share, which stays honest at 0 and 1."""
     share = correct / n
     return Z95 * sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+
+
+def mean_half_width(shares: Sequence[float]) -> float:
+    """Half-width of the 95% interval of a mean over tasks; where all tasks came out alike, Wilson's of so many."""
+    n, mean = len(shares), sum(shares) / len(shares)
+    variance = sum((each - mean) ** 2 for each in shares) / max(n - 1, 1)
+    return Z95 * sqrt(variance / n) if variance > 0 else half_width(round(mean * n), n)
 
 
 def gain_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a student: added, switched off, written, read, merged. The base weights are never changed.
+"""Low-rank adapters on a student: added, written, read, merged. The base weights are never changed.
 
 peft does the adapting and is imported only where a run asks for it. Its file formats are kept: a folder with
 `adapter_config.json` and `adapter_model.safetensors` that peft, transformers and vLLM read.
@@ -7,8 +7,9 @@ peft does the adapting and is imported only where a run asks for it. Its file fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,18 @@ def _inject(model: Model, config: Any) -> None:
     model.module.eval()
 
 
-@contextmanager
-def adapter_off(model: Model) -> Iterator[None]:
-    """Within it the model is its own base. Nothing is copied; the adapters are passed by."""
-    model.module.disable_adapters()
-    try:
-        yield
-    finally:
-        model.module.enable_adapters()
+def bare(model: Model) -> Model:
+    """The same model a second time: other modules around the very same weights.
+
+    Called before adapters are added, it stays without them, and may run while the other is trained.
+    """
+    held = {id(each): each for each in (*model.module.parameters(), *model.module.buffers())}
+    return replace(model, module=deepcopy(model.module, held))
+
+
+def adapted(model: Model) -> bool:
+    """Whether the model has adapters."""
+    return bool(getattr(model.module, "_hf_peft_config_loaded", False))
 
 
 def adapter_state(model: Model) -> dict[str, Tensor]:

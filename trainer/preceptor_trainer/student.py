@@ -6,6 +6,7 @@ Precision and recomputation are the module's own affair: whoever runs it (sample
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,16 @@ from preceptor_trainer import lora
 from preceptor_trainer.model import Model, load_model
 
 
-def open_student(folder: Path, training: Training, resume: Path | None = None) -> Model:
+@dataclass(frozen=True, slots=True)
+class Student:
+    """What a run trains."""
+
+    model: Model
+    base: Model | None = None
+    """A LoRA student without its adapters: other modules around the same weights, which stay as they are."""
+
+
+def open_student(folder: Path, training: Training, resume: Path | None = None) -> Student:
     """The student of a run, from its model folder, or as the checkpoint folder `resume` holds it.
 
     Raises UnreadableModel where the folder holds none, Invalid where a setting does not fit it, OSError.
@@ -29,15 +39,15 @@ def open_student(folder: Path, training: Training, resume: Path | None = None) -
     model.module.train(False)
     if training.gradient_checkpointing:
         _recompute(model)  # before there are adapters, for transformers would have every embedding carry gradient then
-    if training.lora is not None:
-        lora.add_adapter(model, training.lora, training.seed)
-        if resume is not None:
-            lora.load_adapter(model, resume / "adapter")
-    if training.precision == "bf16":
-        _autocast(model)
-    if training.lora is not None and training.lora.dropout > 0:
+    if training.lora is None:
+        return Student(_computing(model, training))
+    base = lora.bare(model)
+    lora.add_adapter(model, training.lora, training.seed)
+    if resume is not None:
+        lora.load_adapter(model, resume / "adapter")
+    if training.lora.dropout > 0:
         _only_with_gradient(model, [each for each in model.module.modules() if isinstance(each, nn.Dropout)])
-    return model
+    return Student(_computing(model, training), _computing(base, training))
 
 
 def put_weights(model: Model, training: Training, saved: Path) -> None:
@@ -49,6 +59,12 @@ def put_weights(model: Model, training: Training, saved: Path) -> None:
     with torch.no_grad():
         for name, each in model.module.state_dict().items():
             each.copy_(other[name])
+
+
+def _computing(model: Model, training: Training) -> Model:
+    if training.precision == "bf16":
+        _autocast(model)
+    return model
 
 
 def _recompute(model: Model) -> None:

@@ -86,13 +86,17 @@ class RunResult(Wire):
     before: float
     """Accuracy before the first step, in [0, 1]."""
     after: float
-    """Accuracy after the last step."""
+    """Accuracy of the student that was kept."""
     gain: float
     """`after - before`."""
     ci95: tuple[float, float]
     """95% confidence interval of the gain, paired by task."""
     steps: Step
     """Optimizer steps done."""
+    kept_step: Step | None = None
+    """The step after which the student was as it was kept; None: told by a version that kept the last."""
+    stopped_early: bool = False
+    """Whether it ended before its last step because it no longer got better."""
     train_seconds: float = Field(ge=0)
     """Seconds spent in steps, evaluation excluded."""
     model: ArtifactId | None = None
@@ -276,10 +280,23 @@ class Evaluation(Wire):
     """Half-width of the 95% confidence interval of the accuracy."""
     mean_length: float
     """Mean completion length, in tokens."""
+    entropy: float | None = None
+    """The student's mean entropy per token of these completions, in nats."""
+    samples: Count = 0
+    """Answers sampled per task besides the greedy one."""
+    sampled_accuracy: float | None = None
+    """avg@k: the share of those that was right, as a mean over tasks."""
+    sampled_ci95: float | None = None
+    """Half-width of its 95% confidence interval; tasks are what is drawn, not answers."""
     seconds: float
     """Seconds it took."""
     hits: list[bool]
     """Right or wrong, in the order of the tasks: the same tasks at every evaluation of a run."""
+
+    @property
+    def score(self) -> float:
+        """What evaluations of a run are ranked by: avg@k where it was measured, greedy accuracy elsewhere."""
+        return self.accuracy if self.sampled_accuracy is None else self.sampled_accuracy
 
 
 class LeaseRequest(Wire):

@@ -161,6 +161,10 @@ KeyEnv = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", example
 """The name of an environment variable that holds a key."""
 
 
+OWN_BASE = "base"
+"""What a run calls a LoRA student's own weights, without the adapters, as a teacher. No other may have the name."""
+
+
 class TeacherCreate(Wire):
     """Register a teacher: `POST /v1/teachers`."""
 
@@ -178,6 +182,8 @@ class TeacherCreate(Wire):
 
     @model_validator(mode="after")
     def _states_what_the_server_cannot(self) -> Self:
+        if self.name == OWN_BASE:
+            raise ValueError(f"name: '{OWN_BASE}' is what a run calls its LoRA student's own weights; choose another")
         if self.kind in (TeacherKind.VLLM, TeacherKind.SGLANG):
             if self.tokenizer is None or self.tokenizer.fingerprint is None:
                 raise ValueError(

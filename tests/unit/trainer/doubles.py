@@ -5,7 +5,7 @@ The real things are tested where they live: the pool in the SDK's tests, both to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -93,17 +93,24 @@ class Remembering:
         self.samples: list[Sample] = []
         self.evaluations: list[Evaluation] = []
         self.checkpoints: list[tuple[int, Path]] = []
+        self.notes: list[Mapping[str, object]] = []
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         self.steps.append(report)
         self.samples.extend(samples)
         return self._signal(report.step)
 
+    def signal(self) -> Signal:
+        return Signal.GO
+
     def evaluation(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
 
     def checkpoint(self, folder: Path, step: int) -> None:
         self.checkpoints.append((step, folder))
+
+    def note(self, data: Mapping[str, object], step: int) -> None:
+        self.notes.append(data)
 
     @property
     def losses(self) -> list[float]:

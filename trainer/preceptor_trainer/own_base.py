@@ -1,0 +1,108 @@
+"""A LoRA student's own base as its frozen teacher, in this process: the weights under the adapters, held once.
+
+The same scoring code as behind HTTP gives the same numbers. Nothing passes the network: its ledger has no requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from time import monotonic
+from typing import Any
+
+import transformers
+
+from preceptor.fingerprint import tokenizer_file
+from preceptor.frames import hash_of, head_buffers
+from preceptor.tensors import Tensor
+from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.score import Head as WireHead
+from preceptor.wire.score import ScoreRequest, Scores, context_hash
+from preceptor.wire.teachers import OWN_BASE, Card, HeadCard, Limits, Stamp, Support, Values
+from preceptor.wire.tokenizers import TokenizerFile
+from preceptor_trainer.asking import Scorer
+from preceptor_trainer.model import Model, head_of
+from preceptor_trainer.scoring import score
+
+MOST = 2**31 - 1
+
+
+class WithOwnBase:
+    """A `Scorer` that answers some roles with the student's base and hands the others on."""
+
+    def __init__(
+        self, others: Scorer, roles: Collection[str], base: Model, named: str, dtype: str, batch_tokens: int
+    ) -> None:
+        """`named`: what the student's artifact is called. `dtype`: what it computes in. `batch_tokens`: most tokens in
+        one forward pass."""
+        self._others = others
+        self._roles = roles
+        self._base = base
+        self._batch_tokens = batch_tokens
+        self._ledgers = {role: TeacherLedger() for role in roles}
+        weight, bias = head_of(base.module)
+        weight_VD, bias_V = weight.detach().cpu(), None if bias is None else bias.detach().cpu()
+        frame = head_buffers(Tensor.of(weight_VD.numpy()), None if bias_V is None else Tensor.of(bias_V.numpy()))
+        self._head = WireHead(
+            hash=hash_of(frame), weight_VD=weight_VD.numpy(), bias_V=None if bias_V is None else bias_V.numpy()
+        )
+        self._card = Card(
+            teacher=OWN_BASE,
+            model=named,
+            weights_version=0,
+            engine=f"hf {transformers.__version__}",
+            device=str(base.device),
+            dtype=dtype,
+            tokenizer=base.card.model_copy(update={"vocab_size": weight_VD.shape[0]}),
+            limits=Limits(
+                max_tokens=base.max_tokens, max_batch_tokens=MOST, max_k=weight_VD.shape[0], max_body_bytes=MOST
+            ),
+            supports=tuple(Support),
+            head=HeadCard(hash=self._head.hash, hidden_size=weight_VD.shape[1], bias=bias is not None),
+        )
+
+    def card(self, role: str) -> Card:
+        return self._card if role in self._roles else self._others.card(role)
+
+    def tokenizer(self, role: str) -> TokenizerFile:
+        return tokenizer_file(self._base.folder) if role in self._roles else self._others.tokenizer(role)
+
+    def head(self, role: str) -> WireHead:
+        return self._head if role in self._roles else self._others.head(role)
+
+    def score(self, role: str, request: ScoreRequest, **settings: Any) -> Scores:
+        if role not in self._roles:
+            return self._others.score(role, request, **settings)
+        began = monotonic()
+        numbers = score(self._base, request, batch_tokens=self._batch_tokens)
+        seconds = monotonic() - began
+        held = self._ledgers[role]
+        self._ledgers[role] = held.model_copy(
+            update={
+                "sequences": held.sequences + len(request.completions),
+                "tokens": held.tokens + int(numbers.offsets[-1]),
+                "seconds": held.seconds + seconds,
+                "weights_versions": [0],
+            }
+        )
+        return Scores.stamped(numbers, self._stamp(request, seconds))
+
+    def take_ledger(self) -> dict[str, TeacherLedger]:
+        mine, self._ledgers = self._ledgers, {role: TeacherLedger() for role in self._roles}
+        return self._others.take_ledger() | mine
+
+    def _stamp(self, request: ScoreRequest, seconds: float) -> Stamp:
+        card = self._card
+        return Stamp(
+            teacher=card.teacher,
+            model=card.model,
+            weights_version=0,
+            head_hash=self._head.hash,
+            engine=card.engine,
+            device=card.device,
+            dtype=card.dtype,
+            temperature=request.temperature,
+            values=Values.RAW,
+            context_hashes=tuple(context_hash(ids) for ids in request.contexts),
+            queued_seconds=0.0,
+            computed_seconds=seconds,
+        )
