@@ -102,8 +102,55 @@ class Pipeline:
         stages: Mapping[str, Stage],
     ) -> None:
         """`stages` by name, in their order. `tasks` and `write` are called in the writer's thread."""
+        self._begin = lambda first: _Flight(range(first, steps.stop), max_lag, tasks, write, stages)
+        self._flight = self._begin(steps.start)
+
+    def __enter__(self) -> Self:
+        self._flight.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._flight.end()
+
+    def take(self, step: int, wanted: Callable[[], bool] = lambda: True) -> Taken | None:
+        """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised."""
+        self._flight.publish(step - 1)
+        while not self._flight.ready(step):
+            if not wanted():
+                return None
+        return self._flight.take(step)
+
+    def publish(self, version: int) -> None:
+        """The weights have moved. With `max_lag` the next batches may be written by them at once; without, a batch is
+        begun when it is taken, so that nobody else uses the student's weights meanwhile."""
+        if self._flight.max_lag:
+            self._flight.publish(version)
+
+    def begin_again(self, step: int) -> None:
+        """Throw away what is under way, and work on from this step: it was written by weights that are gone."""
+        self._flight.end()
+        self._flight = self._begin(step)
+        self._flight.start()
+
+
+class _Flight:
+    """All that threads share, from one beginning to its end: what outlives the end finds nothing to spoil."""
+
+    def __init__(
+        self,
+        steps: range,
+        max_lag: int,
+        tasks: Callable[[int], Sequence[Task]],
+        write: Writes,
+        stages: Mapping[str, Stage],
+    ) -> None:
         self._steps = steps
-        self._max_lag = max_lag
+        self.max_lag = max_lag
         self._tasks = tasks
         self._write = write
         self._stages = stages
@@ -123,17 +170,12 @@ class Pipeline:
             for name, work in works
         ]
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         for thread in self._threads:
             thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def end(self) -> None:
+        """Stop everybody."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -141,28 +183,19 @@ class Pipeline:
         for thread in self._threads:
             thread.join(max(0.0, until - monotonic()))
 
-    def take(self, step: int, wanted: Callable[[], bool] = lambda: True) -> Taken | None:
-        """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised."""
-        self._publish(step - 1)
-        while not self._ready(step):
-            if not wanted():
-                return None
-        with self._changed:
-            parts, times = self._done.pop(step), self._times.pop(step)
-        return Taken(parts=sorted(parts, key=lambda part: part.index), times=times)
-
     def publish(self, version: int) -> None:
-        """The weights have moved. With `max_lag` the next batches may be written by them at once; without, a batch is
-        begun when it is taken, so that nobody else uses the student's weights meanwhile."""
-        if self._max_lag:
-            self._publish(version)
-
-    def _publish(self, version: int) -> None:
+        """Weights of this version may write."""
         with self._changed:
             self._version = max(self._version, version)
             self._changed.notify_all()
 
-    def _ready(self, step: int) -> bool:
+    def take(self, step: int) -> Taken:
+        """A batch that is ready."""
+        with self._changed:
+            parts, times = self._done.pop(step), self._times.pop(step)
+        return Taken(parts=sorted(parts, key=lambda part: part.index), times=times)
+
+    def ready(self, step: int) -> bool:
         """Whether a batch is there, after a wait of no more than POLL_SECONDS."""
         with self._changed:
             if self._failure is not None:
@@ -180,7 +213,7 @@ class Pipeline:
         for step in self._steps:
             with self._changed:
                 began = monotonic()
-                self._until(lambda step=step: self._version >= step - 1 - self._max_lag)
+                self._until(lambda step=step: self._version >= step - 1 - self.max_lag)
                 self._times[step].idle["sample/weights"] += monotonic() - began
             tasks = self._timed(step, "data", lambda step=step: self._tasks(step))
             parts = self._write(tasks, step, self._check)
