@@ -33,7 +33,7 @@ class FileSource(Wire):
 
 
 class RunFile(Wire):
-    """What a run's TOML file holds. Tables: `[teachers]`, `[data]`, `[training]`, `[overrides]`."""
+    """What a run's TOML file holds. Tables: `[teachers]`, `[fallbacks]`, `[data]`, `[training]`, `[overrides]`."""
 
     name: Name | None = None
     """What to call the run."""
@@ -45,6 +45,8 @@ class RunFile(Wire):
     """The model to train: a folder (relative to this file), an artifact, `hub:org/name@revision`, or a known name."""
     teachers: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher fills each role."""
+    fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
+    """Which one is asked where a role's teacher gives no answer, and a context's `on_failure` is `fallback`."""
     data: Annotated[TaskSource | FileSource, Field(discriminator="kind")]
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -100,6 +102,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
         overrides=file.overrides,
         student=model_artifact(client, file.student, base=base),
         teachers=file.teachers,
+        fallbacks=file.fallbacks,
         data=data,
         training=file.training,
         alignment=file.alignment,
