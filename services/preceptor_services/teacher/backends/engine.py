@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from preceptor.adapters.stock import UNSTATED, StockClient
-from preceptor.errors import PreceptorError, ServerFault, Unreachable
+from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault, Unreachable
 from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
 from preceptor.tensorfiles import file_pieces, open_folder, weights_hash
@@ -91,6 +91,7 @@ class EngineBackend(ABC):
         that does not. Raises Invalid where what answers is not it."""
         self._client, self._folder, self._process = client, folder, process
         self._card = client.card()
+        self._lost: PreceptorError | None = None
         content = tokenizer_file(folder).model_dump_json().encode()
         self.about = About(
             model=folder.resolve().name,
@@ -117,7 +118,13 @@ class EngineBackend(ABC):
         return None
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
-        """Through the adapter. Raises ServerFault where the engine has ended or does not answer."""
+        """Through the adapter. Raises ServerFault where the engine has ended, does not answer, or lost its weights."""
+        if self._lost is not None:
+            raise ServerFault(
+                f"The engine behind this teacher broke off while it loaded weights ({self._lost.problem.detail}): which "
+                "ones it has is not known.",
+                remedy="Load a version again, or start the teacher again.",
+            )
         try:
             return self._client.numbers(request, between=between)[0]
         except Unreachable as error:
@@ -140,8 +147,11 @@ class EngineBackend(ABC):
         return Layout(folder=self._folder, shapes=shapes, tied=tied, head=frozenset({tied.get(HEAD, HEAD)}))
 
     def prepare(self, weights: NewWeights) -> Callable[[], None]:
-        """Write a model folder that the engine can read. What is returned has it loaded, which takes the engine's time;
-        raises what the engine says where it cannot. Then the version that it had goes on."""
+        """Write a model folder that the engine can read. What is returned has it loaded, which takes the engine's time.
+
+        That raises Invalid where the engine refuses, which changes nothing, and ServerFault or Unreachable where it
+        broke off: then nobody knows which weights it has, and no score is given until a version was loaded.
+        """
         folder = Path(tempfile.mkdtemp(prefix="version-", dir=weights.spool))
         try:
             for path in self._folder.iterdir():
@@ -158,9 +168,14 @@ class EngineBackend(ABC):
         def reload() -> None:
             try:
                 self._load(folder)
+            except (Invalid, NotFound):
+                raise  # refused: what it had goes on
+            except PreceptorError as error:
+                self._lost = error
+                raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            self.about = about
+            self.about, self._lost = about, None
 
         return reload
 
