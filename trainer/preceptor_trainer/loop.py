@@ -1,43 +1,52 @@
 """One run, top to bottom.
 
-    sample -> verify -> context, score -> compose, learn -> report -> evaluate -> checkpoint
+    sample -> verify -> context, score -> compose, learn -> publish -> report -> evaluate -> checkpoint
 
-Everything a step does is a function of (the weights before it, the run's seed, the step's number), so a run that is
+What comes before the learner is at work on the rest of a batch, and on the next ones as far as `max_lag` lets it, while
+others are still being written (`pipeline`). With `max_lag` 0 everything that a step does is a function of (the weights
+before it, the run's seed, the step's number), whoever was faster, so a run that is
 taken up again from a checkpoint continues the same numbers. The loop knows no queue, no database and no HTTP: teachers
 come as a `Scorer`, whoever watches as a `Reporter`.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
-from preceptor.wire.runs import Evaluation, Ledger, Run, RunResult, Sample, StepReport, TokenScore
-from preceptor_trainer import checkpoint
-from preceptor_trainer.asking import Asked, Scorer
-from preceptor_trainer.batch import Batch, Row, build_batch, share_spans
-from preceptor_trainer.checkpoint import CheckpointState
+from preceptor.errors import Invalid
+from preceptor.wire.runs import Evaluation, Run, RunResult, Sample, StepReport
+from preceptor.wire.teachers import OWN_BASE
+from preceptor_trainer.asking import Scorer
+from preceptor_trainer.batch import Batch, build_batch
 from preceptor_trainer.data import Data
 from preceptor_trainer.evaluate import Evaluator, gain_interval
+from preceptor_trainer.guards import Trip, survives
+from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.model import Model, load_model
+from preceptor_trainer.ledgers import ledger_of
+from preceptor_trainer.model import Model
 from preceptor_trainer.opinions import Opinions
+from preceptor_trainer.own_base import WithOwnBase
+from preceptor_trainer.pipeline import Part, Pipeline, Taken
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.sampler import LocalSampler
-from preceptor_trainer.writer import Writer
-
-Result = TypeVar("Result")
+from preceptor_trainer.self_teacher import Publisher, open_self_teacher
+from preceptor_trainer.snapshot import Snapshot, own_tokenizer
+from preceptor_trainer.student import Student, open_student
+from preceptor_trainer.telling import describe, samples_of
+from preceptor_trainer.views import Task
+from preceptor_trainer.writer import Writer, stream
 
 
 class Signal(StrEnum):
-    """What the watcher wants of the loop after a step."""
+    """What the watcher wants of the loop."""
 
     GO = "go"
     CANCEL = "cancel"
@@ -51,9 +60,15 @@ class Reporter(Protocol):
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal: ...
 
+    def signal(self) -> Signal:
+        """What is wanted now, while there is no step to report. Asked several times a second: it must not wait."""
+        ...
+
     def evaluation(self, evaluation: Evaluation) -> None: ...
 
     def checkpoint(self, folder: Path, step: int) -> None: ...
+
+    def note(self, data: Mapping[str, object], step: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,28 +82,22 @@ class Ended:
     """The trained student, a plain Hugging Face folder."""
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds by stage, of one step."""
-
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    def time(self, stage: str, work: Callable[[], Result]) -> Result:
-        began = monotonic()
-        result = work()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + monotonic() - began
-        return result
-
-
 def train(
-    run: Run, student: Path, data: Data, scorer: Scorer, reporter: Reporter, work: Path, resume: Path | None = None
+    run: Run,
+    student: Path,
+    data: Data,
+    scorer: Scorer,
+    reporter: Reporter,
+    work: Path,
+    resume: Path | None = None,
+    publisher: Publisher | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
-    `student` is a model folder; checkpoints and the final model are written below `work`. Raises what a stage raises:
-    the last checkpoint is intact then.
+    `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
+    self-teacher's weights. Raises what a stage raises: the last checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume)
+    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher)
     return loop.go()
 
 
@@ -96,174 +105,177 @@ class Loop:
     """The stages of one run, wired."""
 
     def __init__(
-        self, run: Run, student: Path, data: Data, scorer: Scorer, reporter: Reporter, work: Path, resume: Path | None
+        self,
+        run: Run,
+        student: Path,
+        data: Data,
+        scorer: Scorer,
+        reporter: Reporter,
+        work: Path,
+        resume: Path | None,
+        publisher: Publisher | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
         self._run = run
         self._data = data
-        self._scorer = scorer
         self._reporter = reporter
-        self._work = work
         recipe = Recipe.model_validate(run.resolved)
         self._verifier: Verifier = recipe.verifier or data.verifier
-        self._model = _open(student, resume)
-        sampler = LocalSampler(self._model)
-        seed = run.training.seed
-        self._writer = Writer(recipe.rollout, self._model, sampler, seed)
+        opened = open_student(student, run.training, resume)
+        self._model = opened.model
+        self._scorer = scorer = _with_own_base(scorer, run, opened)
         self._learner = Learner(recipe, self._model, run.training)
-        self._opinions = Opinions(recipe, self._model, scorer, seed, self._learner.dtype, run.alignment)
+        self._ahead = _ahead(opened.model, student, run, resume)
+        writing = own_tokenizer(self._model if self._ahead is None else self._ahead.model)
+        asking, seed = own_tokenizer(writing), run.training.seed
+        self._writer = Writer(recipe.rollout, writing, LocalSampler(writing), seed)
+        self._opinions = Opinions(recipe, asking, scorer, seed, self._learner.dtype, run.alignment)
         self._evaluator = Evaluator(
             self._model,
-            sampler,
+            LocalSampler(self._model),
             data.held_out(run.training.evaluate_items),
             self._verifier,
             recipe.rollout.max_tokens,
+            run.training.evaluate_samples,
+            run.training.evaluate_temperature or 1.0,
         )
-        self._state = CheckpointState(step=0, seed=seed, train_seconds=0.0)
-        self._latest = resume
-        if resume is not None:
-            self._state = checkpoint.load_state(resume)
-            checkpoint.load_optimizer(resume, self._learner.optimizer)
+        self._teacher = open_self_teacher(recipe, self._model, run, publisher)
+        self._keeper = Keeper(run, self._model, self._learner.optimizer, self._teacher, work, resume)
+        self._learner.version = self._keeper.state.step
 
     def go(self) -> Ended:
         """All steps that are left."""
-        training = self._run.training
-        if self._state.baseline is None:
-            self._state.baseline = self._evaluate(0)
+        training, state = self._run.training, self._keeper.state
+        if self._teacher is not None:
+            self._teacher.publish()
+        if state.baseline is None:
+            self._evaluate(0)
         last = None
-        for step in range(self._state.step + 1, training.steps + 1):
-            began = monotonic()
-            report, samples = self._step(step)
-            self._state.step = step
-            self._state.train_seconds += monotonic() - began
-            signal = self._reporter.step(report, samples)
-            last = self._evaluate(step) if step % training.evaluate_every == 0 or step == training.steps else None
-            if step % training.checkpoint_every == 0 or step == training.steps or signal is not Signal.GO:
-                self._checkpoint()
-            if signal is not Signal.GO:
-                return Ended(signal=signal, step=step)
-        return self._finish(last or self._evaluate(training.steps))
+        with self._pipeline() as pipeline:
+            while state.step < training.steps and not state.stopped:
+                began, step = monotonic(), state.step + 1
+                taken = pipeline.take(step, lambda: self._reporter.signal() is Signal.GO)
+                if taken is None:
+                    return self._leave()
+                report, samples, trips = self._step(step, taken, began)
+                state.step = step
+                state.train_seconds += monotonic() - began
+                if any(trip.action == "rollback" for trip in trips):
+                    pipeline.begin_again(step + 1)
+                pipeline.publish(step)
+                signal = self._heed(trips, self._reporter.step(report, samples))
+                last = self._evaluate(step) if step % training.evaluate_every == 0 or step == training.steps else None
+                ends = step == training.steps or state.stopped
+                if step % training.checkpoint_every == 0 or ends or signal is not Signal.GO:
+                    self._reporter.checkpoint(self._keeper.checkpoint(), step)
+                if signal is not Signal.GO:
+                    return Ended(signal=signal, step=step)
+        return self._finish(last or self._evaluate(state.step))
 
-    def _step(self, step: int) -> tuple[StepReport, list[Sample]]:
-        training, clock, began = self._run.training, Clock(), monotonic()
-        tasks = clock.time("data", lambda: self._data.train(step, training.batch, training.seed))
-        written = clock.time("sample", lambda: self._writer.write(tasks, step))
-        rows = by_length(clock.time("verify", lambda: [self._verify(row) for row in written]))
-        asked = clock.time("score", lambda: self._opinions.ask(rows, step))
-        batch = build_batch(rows, asked.slots, step, self._learner.dtype)
-        metrics = clock.time("learn", lambda: self._learner.learn(batch))
-        seconds = monotonic() - began
-        metrics |= describe(rows, seconds)
-        report = StepReport(step=step, metrics=metrics, ledger=self._ledger(batch, asked, clock))
-        return report, samples_of(batch, training.samples_kept, self._writer.text)
-
-    def _verify(self, row: Row) -> Row:
-        return replace(row, verdict=self._verifier(row.task, row.text))
-
-    def _ledger(self, batch: Batch, asked: Asked, clock: Clock) -> Ledger:
-        prompts = sum(len(row.prompt_ids) for row in batch.rows)
-        masked = {} if asked.masked is None else {"masked": asked.masked}
-        return Ledger(
-            seconds=clock.seconds,
-            tokens={"prompt": prompts, "completion": batch.tokens, **masked},
-            rollouts=len(batch.rows),
-            contexts=asked.contexts,
-            scored_sequences=asked.scored,
-            stamped_sequences=asked.stamped,
-            teachers=self._scorer.take_ledger(),
+    def _pipeline(self) -> Pipeline:
+        """Everything before the learner, as it flows."""
+        training = self._run.training
+        return Pipeline(
+            range(self._keeper.state.step + 1, training.steps + 1),
+            training.max_lag,
+            tasks=lambda step: self._data.train(step, training.batch, training.seed),
+            write=self._write,
+            stages={"verify": self._verify, "score": self._score},
         )
+
+    def _write(self, tasks: Sequence[Task], step: int, check: Callable[[], None]) -> Iterator[Part]:
+        version = step - 1 if self._ahead is None else self._ahead.refresh(self._learner)
+        return self._writer.parts(tasks, step, version, check)
+
+    def _verify(self, part: Part) -> Part:
+        rows = [replace(row, verdict=self._verifier(row.task, row.text)) for row in part.rows]
+        return replace(part, rows=rows)
+
+    def _score(self, part: Part) -> Part:
+        heard = self._opinions.hear(part.rows, part.step)
+        return replace(part, heard=heard, teachers=self._scorer.take_ledger())
+
+    def _step(self, step: int, taken: Taken, began: float) -> tuple[StepReport, list[Sample], list[Trip]]:
+        """Compose and learn; the self-teacher follows."""
+        learning = monotonic()
+        asked = self._opinions.gather([part.heard for part in taken.parts if part.heard is not None])
+        rows = [row for part in taken.parts for row in part.rows]
+        batch = build_batch(rows, asked.slots, step, self._learner.dtype)
+        metrics = self._learn(batch)
+        taken.times.seconds["learn"] += monotonic() - learning
+        metrics |= describe(rows, monotonic() - began)
+        trips = self._keeper.watch(metrics, step)
+        if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):
+            publishing = monotonic()
+            self._teacher.follow(step)
+            taken.times.seconds["publish"] += monotonic() - publishing
+        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(batch, asked, taken))
+        return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def _leave(self) -> Ended:
+        """Somebody wants the run to stop while it waits for a batch: after the last step that was done."""
+        step = self._keeper.state.step
+        self._reporter.checkpoint(self._keeper.checkpoint(), step)
+        return Ended(signal=self._reporter.signal(), step=step)
+
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        training = self._run.training
+        torch.manual_seed(stream(training.seed, "learn", batch.step))  # adapters may drop some of their inputs
+        return survives(training.guards, lambda: self._learner.learn(batch), self._learner.optimizer.zero_grad)
+
+    def _heed(self, trips: Sequence[Trip], signal: Signal) -> Signal:
+        """Tell what guards found; a pause that one of them asks for is less than what the watcher asks for."""
+        for trip in trips:
+            self._reporter.note(trip.note(self._keeper.state.step), self._keeper.state.step)
+        pauses = signal is Signal.GO and any(trip.action == "pause" for trip in trips)
+        return Signal.PAUSE if pauses else signal
 
     def _evaluate(self, step: int) -> Evaluation:
         evaluation = self._evaluator.evaluate(step)
         self._reporter.evaluation(evaluation)
+        self._keeper.evaluated(evaluation)
         return evaluation
 
-    def _checkpoint(self) -> None:
-        folder = self._work / f"checkpoint-{self._state.step:08d}"
-        checkpoint.save(folder, self._model, self._learner.optimizer, self._state)
-        self._reporter.checkpoint(folder, self._state.step)
-        if self._latest is not None and self._latest.parent == self._work and self._latest != folder:
-            shutil.rmtree(self._latest)
-        self._latest = folder
-
     def _finish(self, last: Evaluation) -> Ended:
-        first = self._state.baseline
+        state, kept = self._keeper.state, self._keeper.outcome(last)
+        first, after = state.baseline, kept.evaluation
         assert first is not None, "every run is evaluated before its first step"
         result = RunResult(
             task=self._data.name,
             n=first.n,
             before=first.accuracy,
-            after=last.accuracy,
-            gain=last.accuracy - first.accuracy,
-            ci95=gain_interval(first.hits, last.hits),
-            steps=self._state.step,
-            train_seconds=self._state.train_seconds,
+            after=after.accuracy,
+            gain=after.accuracy - first.accuracy,
+            ci95=gain_interval(first.hits, after.hits),
+            steps=state.step,
+            kept_step=after.step,
+            stopped_early=state.stopped,
+            train_seconds=state.train_seconds,
         )
-        assert self._latest is not None, "the last step writes a checkpoint"
-        return Ended(signal=Signal.GO, step=self._state.step, result=result, model=self._latest / "model")
+        return Ended(signal=Signal.GO, step=state.step, result=result, model=kept.model)
 
 
-def _open(student: Path, resume: Path | None) -> Model:
-    model = load_model(student if resume is None else resume / "model")
-    model.module.train(False)
-    return model
+def _with_own_base(scorer: Scorer, run: Run, student: Student) -> Scorer:
+    """The scorer, and the student's own base for the roles that the run gives it."""
+    roles = {role for role, name in run.teachers.items() if name == OWN_BASE}
+    if not roles:
+        return scorer
+    if student.base is None:
+        raise Invalid(
+            f"teachers: '{OWN_BASE}' is a LoRA student without its adapters, and this run trains all weights.",
+            field="training.lora",
+            remedy="Set training.lora, or register a teacher that serves the student's folder.",
+        )
+    dtype = "bfloat16" if run.training.precision == "bf16" else "float32"
+    return WithOwnBase(scorer, roles, student.base, run.student, dtype, run.training.microbatch_tokens)
 
 
-def by_length(rows: Sequence[Row]) -> list[Row]:
-    """Short rows first, so that microbatches pad little; ties keep their order."""
-    return sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.completion_ids))
-
-
-def describe(rows: Sequence[Row], seconds: float) -> dict[str, float]:
-    """What the step's rollouts were like."""
-    tokens = sum(len(row.completion_ids) for row in rows)
-    verdicts = [row.verdict for row in rows if row.verdict is not None]
-    count = max(len(rows), 1)
-    metrics = {
-        "completion_length": tokens / count,
-        "truncated": sum(not row.finished for row in rows) / count,
-        "seconds": seconds,
-        "tokens_per_second": tokens / max(seconds, 1e-9),
-    }
-    if verdicts:
-        metrics["reward"] = sum(verdict.reward for verdict in verdicts) / len(verdicts)
-        metrics["train_accuracy"] = sum(verdict.correct for verdict in verdicts) / len(verdicts)
-    return metrics
-
-
-def samples_of(batch: Batch, count: int, text: Callable[[Sequence[int]], str]) -> list[Sample]:
-    """The batch's first rollouts, with what everyone thought of every token."""
-    batch = share_spans(batch, batch.behaviour.logprob_T, fill=False)
-    return [_sample(batch, index, text) for index in range(min(count, len(batch.rows)))]
-
-
-def _sample(batch: Batch, index: int, text: Callable[[Sequence[int]], str]) -> Sample:
-    row, begin = batch.rows[index], batch.offsets[index]
-    opinions = {
-        f"{name}/{k}" if len(slots) > 1 else name: slot
-        for name, slots in batch.slots.items()
-        for k, slot in enumerate(slots)
-        if index in slot.stamps
-    }
-    logprobs = row.logprobs or (float("nan"),) * len(row.completion_ids)
-    return Sample(
-        step=batch.step,
-        task_id=row.task.id,
-        prompt=row.task.messages[-1]["content"],
-        completion=row.text,
-        reward=row.verdict.reward if row.verdict else float("nan"),
-        tokens=[
-            TokenScore(
-                token=token,
-                text=text([token]),
-                student=logprobs[t],
-                teachers={
-                    name: float(slot.logprob_T[begin + t])
-                    for name, slot in opinions.items()
-                    if slot.present_T[begin + t] > 0
-                },
-            )
-            for t, token in enumerate(row.completion_ids)
-        ],
-        stamps={name: slot.stamps[index] for name, slot in opinions.items()},
-    )
+def _ahead(model: Model, student: Path, run: Run, resume: Path | None) -> Snapshot | None:
+    """Whoever writes ahead while the student learns does so from a copy of its weights."""
+    if run.training.max_lag == 0:
+        return None
+    plain = run.training.model_copy(update={"gradient_checkpointing": False})
+    return Snapshot(model, open_student(student, plain, resume).model)

@@ -16,13 +16,14 @@ from preceptor_trainer import recipes
 from preceptor_trainer.asking import Asked
 from preceptor_trainer.batch import Batch, Row, Slot, build_batch, share_spans
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.loop import samples_of, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.loss import blank_scalars, fold
 from preceptor_trainer.model import Head, Model, load_model
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.readers import OtherTokens
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.sampler import LocalSampler
+from preceptor_trainer.telling import samples_of
 from preceptor_trainer.views import Message, Task
 from preceptor_trainer.weighing import weigh
 from preceptor_trainer.writer import Writer
