@@ -107,8 +107,9 @@ class _Layer(CacheLayerMixin):
         """Put one token of each row at work [B, H, 1, E] behind its others; returns all there is [B, H, K, E]."""
         assert self.keys is not None and self.values is not None
         cursor, rows = self._cursor, key_states.shape[0]
-        self.keys[cursor.row_B, :, cursor.at_B] = key_states[:, :, 0]
-        self.values[cursor.row_B, :, cursor.at_B] = value_states[:, :, 0]
+        # Under autocast what comes is narrower than what is held.
+        self.keys[cursor.row_B, :, cursor.at_B] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[cursor.row_B, :, cursor.at_B] = value_states[:, :, 0].to(self.values.dtype)
         return self.keys[:rows, :, : cursor.used], self.values[:rows, :, : cursor.used]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
