@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Clock:
     """A monotonic clock and the `sleep` that belongs to it. What was slept is kept."""
@@ -9,6 +11,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
         self.slept: list[float] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called after every sleep: what happens while one waits."""
 
     def __call__(self) -> float:
         self.now += 1e-6
@@ -17,3 +21,4 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+        self.meanwhile()

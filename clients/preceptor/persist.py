@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -127,7 +128,7 @@ class _Sending(Generic[Answer]):
         self._unwanted = False
 
     def run(self) -> Answer:
-        replica, want, clock = self._replica, self._want, self._replicas.means.clock
+        replica, want = self._replica, self._want
         learned = False
         try:
             dialled = replica.borrow()
@@ -135,10 +136,10 @@ class _Sending(Generic[Answer]):
                 with self._lock:
                     self._dialled = dialled
                 self._replicas.believe(replica, dialled.client, want)
-                began = clock()
+                began = time.monotonic()
                 answer = self._attempt(replica, dialled.client, self._left)
                 if want.request is not None:
-                    self._replicas.latencies.add(want.tokens, clock() - began)
+                    self._replicas.latencies.add(want.tokens, time.monotonic() - began)
                 replica.answered(want.contexts)
                 learned = True
                 return answer
@@ -180,6 +181,10 @@ def _consider(replicas: Replicas, replica: Replica, error: PreceptorError, call:
         if replica in call.conflicts:
             call.spent[replica] = error
         call.conflicts.add(replica)
+    elif isinstance(error, NotFound) and call.want.request is None and len(replicas) > 1:
+        call.spent[replica] = error  # another may still have what this one has not
+        if not replicas.possible(call.want, call.spent):
+            raise _refusal(f"Teacher '{name}' refused", error, name) from error
     elif isinstance(error, NotAuthorised | NotFound) and len(replicas) > 1:
         replica.doubt(_refusal(f"Teacher '{name}' at {replica.url} refused", error, name))
         replicas.tally.count(refused=1)

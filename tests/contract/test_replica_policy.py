@@ -1,0 +1,141 @@
+"""When nobody answers, a context waits, falls back or is dropped; nothing is taken for 0, and all is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preceptor.errors import Interrupted, Invalid, TeacherRefused, TeacherUnavailable
+from preceptor.frames import hash_of, head_buffers
+from preceptor.tensors import Tensor
+from preceptor.wire.teachers import Support
+from preceptor_services.teacher.backends.table import TableBackend, hashed
+from tests.contract.replicas import KEY_ENV, house
+from tests.contract.teaching import KEY, V, asked, table
+
+
+@pytest.fixture(autouse=True)
+def _as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    monkeypatch.setattr("preceptor.hedge.SAMPLES", 10**9)  # a busy machine makes no second request here
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_waiting_goes_on_beyond_the_deadline_until_somebody_is_back(tmp_path: Path, names: str) -> None:
+    with house(tmp_path, {name: table() for name in names}, deadline=10, wait=1000) as there:
+        undisturbed = there.score()
+        there.hosts.away.update(names)
+        there.clock.meanwhile = lambda: sum(there.clock.slept) > 100 and there.hosts.away.discard("a")
+        there.ledger()
+        there.hosts.forget()
+        scores = there.score()
+        ledger = there.ledger()
+        np.testing.assert_array_equal(scores.logprob_T, undisturbed.logprob_T)
+        assert ledger.waited_seconds == pytest.approx(sum(there.clock.slept)) and 100 < ledger.waited_seconds < 140
+        assert ("a", "/v1/card") in there.hosts.requests, "whoever is back is looked at before it is believed"
+        assert max(there.clock.slept) <= 36, "what was away for long is still looked at"
+
+
+def test_waiting_has_a_bound(tmp_path: Path) -> None:
+    with house(tmp_path, {"a": table(), "b": table()}, deadline=10, wait=50) as there:
+        there.score()
+        there.hosts.away.update("ab")
+        with pytest.raises(TeacherUnavailable, match=r"'math' gave no answer in 50 s and \d+ attempts. Last: No"):
+            there.score()
+        assert sum(there.clock.slept) < 50
+
+
+def test_waiting_ends_when_the_job_is_to_stop(tmp_path: Path) -> None:
+    stop: list[bool] = []
+    with house(tmp_path, {"a": table()}, stopping=lambda: bool(stop)) as there:
+        stop.append(True)
+        assert there.score(), "whoever answers is heard out"
+        there.hosts.away.add("a")
+        stop.clear()
+        there.clock.meanwhile = lambda: len(there.clock.slept) == 5 and stop.append(True)
+        with pytest.raises(Interrupted, match="'math' was broken off"):
+            there.score()
+        assert len(there.clock.slept) == 5
+
+
+def other() -> TableBackend:
+    return table(seed=1)
+
+
+def test_a_fallback_answers_under_its_own_name_after_the_deadline_and_then_at_once(tmp_path: Path) -> None:
+    with house(tmp_path, {"a": table(), "b": table(), "f": other()}, fallback="f", deadline=20) as there:
+        undisturbed = there.score(on_failure="fallback")
+        there.hosts.away.update("ab")
+        there.ledger()
+        scores = there.score(on_failure="fallback")
+        assert scores.stamp.teacher == "other" and 10 < sum(there.clock.slept) < 20
+        np.testing.assert_array_equal(scores.logprob_T, other().score(asked(), lambda: None).logprob_T)
+        there.clock.slept.clear()
+        assert there.score(on_failure="fallback").stamp.teacher == "other"
+        assert not there.clock.slept, "it is known that nobody answers"
+        ledger = there.ledger()
+        assert ledger.fallbacks == 2 and ledger.endpoints["http://f"] == 2 and ledger.dropped == 0
+
+        there.hosts.away.clear()
+        there.clock.now += 60
+        back = there.score(on_failure="fallback")
+        assert back.stamp.teacher == "math" and there.ledger().fallbacks == 0
+        np.testing.assert_array_equal(back.logprob_T, undisturbed.logprob_T)
+
+
+def test_the_head_of_whoever_answered_is_to_be_had(tmp_path: Path) -> None:
+    turned = other()
+    turned._head = head_buffers(Tensor.of(-np.eye(V, dtype=np.float32)))
+    assert turned.about.head is not None
+    card = turned.about.head.model_copy(update={"hash": hash_of(turned._head)})
+    turned.about = replace(turned.about, head=card)
+    with house(tmp_path, {"a": table(), "f": turned}, fallback="f", deadline=5) as there:
+        first = there.score(asked(support=Support.FULL), on_failure="fallback")
+        there.hosts.away.add("a")
+        second = there.score(asked(support=Support.FULL), on_failure="fallback")
+        assert second.stamp.head_hash is not None and second.stamp.head_hash != first.stamp.head_hash
+        np.testing.assert_array_equal(there.pool.head("expert", second.stamp.head_hash).weight_VD, -np.eye(V))
+        there.hosts.away.clear()
+        np.testing.assert_array_equal(there.pool.head("expert", first.stamp.head_hash).weight_VD, np.eye(V))
+
+
+def test_without_a_fallback_a_context_that_falls_back_says_so(tmp_path: Path) -> None:
+    with house(tmp_path, {"a": table()}, deadline=5) as there:
+        there.hosts.away.add("a")
+        with pytest.raises(TeacherUnavailable, match="the run names no fallback for it"):
+            there.score(on_failure="fallback")
+
+
+def test_a_fallback_reads_the_same_tokens(tmp_path: Path) -> None:
+    foreign = TableBackend(hashed(V + 1), V + 1)
+    with (
+        pytest.raises(Invalid, match=r"fallbacks\.expert: teacher 'other' has another tokenizer than 'math'"),
+        house(tmp_path, {"a": table(), "f": foreign}, fallback="f"),
+    ):
+        pass
+
+
+def test_what_is_dropped_is_counted_and_never_zero(tmp_path: Path) -> None:
+    with house(tmp_path, {"a": table(), "b": table()}, deadline=5) as there:
+        there.score()
+        there.hosts.away.update("ab")
+        there.ledger()
+        for _ in range(2):
+            with pytest.raises(TeacherUnavailable, match="Teacher 'math' gave no answer"):
+                there.score(on_failure="drop")
+        assert there.ledger().dropped == 2 * len(asked().completions)
+        there.hosts.away.clear()
+        there.clock.now += 60
+        assert there.score(on_failure="drop") and there.ledger().dropped == 0
+
+
+@pytest.mark.parametrize("policy", ["wait", "fallback", "drop"])
+def test_no_policy_hides_a_request_that_does_not_suit(tmp_path: Path, policy: str) -> None:
+    """Over-long input is refused before it is sent, whatever is to happen when nobody answers."""
+    with house(tmp_path, {"a": table(max_tokens=64), "f": other()}, fallback="f") as there:
+        with pytest.raises(TeacherRefused, match="this teacher reads 64"):
+            there.pool.score("expert", asked(contexts=((1,) * 64,)), on_failure=policy)  # pyright: ignore
+        assert not there.hosts.scored() and there.ledger().dropped == 0
