@@ -121,8 +121,8 @@ class EngineBackend(ABC):
         """Through the adapter. Raises ServerFault where the engine has ended, does not answer, or lost its weights."""
         if self._lost is not None:
             raise ServerFault(
-                f"The engine behind this teacher broke off while it loaded weights ({self._lost.problem.detail}): which "
-                "ones it has is not known.",
+                f"The engine behind this teacher broke off while it loaded weights ({self._lost.problem.detail}), and "
+                "which ones it has is not known.",
                 remedy="Load a version again, or start the teacher again.",
             )
         try:
