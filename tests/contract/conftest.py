@@ -135,7 +135,7 @@ def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     """Starts control planes and stops them when the test has ended; a bug in one fails the test."""
     houses: list[House] = []
 
-    def make(url: str, **changes: Any) -> House:
+    def make(url: str, *, real_teachers: bool = False, **changes: Any) -> House:
         home = tmp_path / "home"
         settings = Settings(
             **{
@@ -148,7 +148,8 @@ def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
             }
         )
         queue, clock, faculty, announced = FakeQueue(), Clock(), Faculty(), list[str]()
-        app = create_app(settings, queue, announce=announced.append, probe=faculty, vital=faculty.vital, clock=clock)
+        looks = {} if real_teachers else {"probe": faculty, "vital": faculty.vital}
+        app = create_app(settings, queue, announce=announced.append, clock=clock, **looks)
         bridge = Bridge(app)
         bridge.__enter__()
         admin = Client(URL, ADMIN, transport=bridge, sleep=lambda seconds: None)
