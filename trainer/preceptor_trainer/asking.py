@@ -13,7 +13,7 @@ import numpy as np
 
 from preceptor.align import Spans
 from preceptor.errors import BadScores
-from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Stamp
@@ -30,9 +30,11 @@ class Scorer(Protocol):
 
     def tokenizer(self, role: str) -> TokenizerFile: ...
 
-    def score(self, role: str, request: ScoreRequest) -> Scores: ...
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        """With `drop`, TeacherUnavailable where nobody answers."""
+        ...
 
-    def head(self, role: str) -> WireHead: ...
+    def head(self, role: str, hash: str | None = None) -> WireHead: ...
 
     def take_ledger(self) -> dict[str, TeacherLedger]: ...
 
@@ -92,7 +94,10 @@ class Asked:
     slots: Mapping[str, Sequence[Slot]]
     contexts: int
     """(rollout, prompt) pairs that were asked."""
+    dropped: int
+    """Those that nobody answered for, of contexts that are learned from without them then."""
     scored: int
+    """The others."""
     stamped: int
     masked: int | None
     """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.wire.teachers import Stamp
+from preceptor.wire.teachers import Stamp, Support
 from preceptor_trainer.asking import Answer, Wish
 from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.model import Head
 from preceptor_trainer.views import FLOOR
 
 Answers = Mapping[tuple[str, int, int], Answer]
@@ -28,14 +29,16 @@ def slots_of(
     rows: Sequence[Row],
     dtype: torch.dtype,
     vocab_size: int,
+    need: Support,
 ) -> list[Slot]:
     """The slots of one context, as many as its rollouts have prompts. `teacher` is the role of one without any wish;
-    `vocab_size` the student's."""
+    `vocab_size` the student's; `need` the least support that the recipe reads of it. A wish without an answer was
+    dropped: nothing is present there."""
     mine = [wish for wish in wishes if wish.context == name]
     fans = 1 + max((wish.fan for wish in mine), default=0)
     offsets = np.cumsum([0, *(len(row.completion_ids) for row in rows)])
     return [
-        _slot(name, teacher, [wish for wish in mine if wish.fan == fan], answers, offsets, dtype, vocab_size)
+        _slot(name, teacher, [wish for wish in mine if wish.fan == fan], answers, offsets, dtype, vocab_size, need)
         for fan in range(fans)
     ]
 
@@ -48,6 +51,7 @@ def _slot(
     offsets: np.ndarray,
     dtype: torch.dtype,
     vocab_size: int,
+    need: Support,
 ) -> Slot:
     roles = sorted({wish.role for wish in wishes}) or [teacher]
     if len(roles) > 1:
@@ -58,9 +62,12 @@ def _slot(
     laid = _Laid(int(offsets[-1]), dtype, vocab_size)
     stamps: dict[int, Stamp] = {}
     for wish in wishes:
-        answer = answers[name, wish.fan, wish.row]
+        answer = answers.get((name, wish.fan, wish.row))
+        if answer is None:
+            continue
         laid.put(slice(int(offsets[wish.row]), int(offsets[wish.row + 1])), answer, wish.prompt.weight)
         stamps[wish.row] = answer.stamp
+    hidden_TD, head = laid.hidden(silent=need is not Support.SAMPLED and not stamps)
     return Slot(
         context=name,
         role=roles[0],
@@ -68,8 +75,8 @@ def _slot(
         present_T=laid.present_T,
         weight_T=laid.weight_T,
         span_T=laid.span_T,
-        hidden_TD=laid.hidden_TD,
-        head=answers[name, wishes[0].fan, wishes[0].row].head if wishes else None,
+        hidden_TD=hidden_TD,
+        head=head,
         ids_TK=laid.ids_TK,
         logprobs_TK=laid.logprobs_TK,
         tail_T=laid.tail_T,
@@ -84,7 +91,8 @@ class _Laid:
         self._total, self._dtype, self._vocab_size = total, dtype, vocab_size
         self.logprob_T, self.present_T, self.weight_T = (torch.zeros(total, dtype=dtype) for _ in range(3))
         self.span_T: Tensor | None = None
-        self.hidden_TD: Tensor | None = None
+        self._said: dict[str, list[tuple[slice, np.ndarray]]] = {}  # hidden states, by the head that they belong to
+        self._heads: dict[str, Head] = {}
         self.ids_TK: Tensor | None = None
         self.logprobs_TK: Tensor | None = None
         self.tail_T: Tensor | None = None
@@ -100,12 +108,44 @@ class _Laid:
             self.present_T[tokens] = (own_T >= 0).to(self._dtype)
             # No more spans than tokens: numbers that begin at the row's offset are its own.
             self.span_T[tokens] = torch.where(own_T >= 0, own_T + tokens.start, own_T)
-        if answer.hidden_TD is not None:
-            if self.hidden_TD is None:
-                self.hidden_TD = torch.zeros(self._total, answer.hidden_TD.shape[1], dtype=self._dtype)
-            self.hidden_TD[tokens] = torch.as_tensor(answer.hidden_TD, dtype=self._dtype)
+        if answer.hidden_TD is not None and answer.head is not None:
+            hash = answer.stamp.head_hash or ""
+            self._heads.setdefault(hash, answer.head)
+            self._said.setdefault(hash, []).append((tokens, answer.hidden_TD))
         if answer.ids_TK is not None and answer.logprobs_TK is not None and answer.tail_T is not None:
             self._put_sparse(tokens, answer.ids_TK, answer.logprobs_TK, answer.tail_T)
+
+    def hidden(self, *, silent: bool) -> tuple[Tensor | None, Head | None]:
+        """Hidden states over the batch, and the head that they belong to.
+
+        Where a fallback answered for a part of the rollouts, or weights moved, there are several heads. They become one
+        by standing side by side: each row is zero at the others' columns, so that its logits are its own head's.
+        `silent`: nobody said anything of whole distributions, and something must stand where they are read, with no
+        presence: every token alike.
+        """
+        if silent:
+            weight_VD = torch.zeros(self._vocab_size, 1, dtype=self._dtype)
+            return torch.zeros(self._total, 1, dtype=self._dtype), Head(weight_VD=weight_VD, bias_V=None)
+        if not self._said:
+            return None, None
+        if len(self._said) == 1:
+            (head,), (said,) = self._heads.values(), self._said.values()
+            return self._rows(said), head
+        columns, weights = list[Tensor](), list[Tensor]()
+        for hash, said in self._said.items():
+            head = self._heads[hash]
+            columns.append(self._rows(said))
+            weights.append(head.weight_VD)
+            if head.bias_V is not None:
+                columns.append(self._rows([(tokens, np.ones((len(rows), 1))) for tokens, rows in said]))
+                weights.append(head.bias_V[:, None])
+        return torch.cat(columns, dim=1), Head(weight_VD=torch.cat(weights, dim=1), bias_V=None)
+
+    def _rows(self, said: Sequence[tuple[slice, np.ndarray]]) -> Tensor:
+        hidden_TD = torch.zeros(self._total, said[0][1].shape[1], dtype=self._dtype)
+        for tokens, rows in said:
+            hidden_TD[tokens] = torch.as_tensor(rows, dtype=self._dtype)
+        return hidden_TD
 
     def _put_sparse(self, tokens: slice, ids_TK: np.ndarray, logprobs_TK: np.ndarray, tail_T: np.ndarray) -> None:
         if self.ids_TK is None or self.logprobs_TK is None or self.tail_T is None:

@@ -1,7 +1,8 @@
 """The context and score stages: every context's prompts are written, teachers are asked, answers become slots.
 
 A request lists each distinct privileged prompt once; rollouts point at it. What comes back is checked to cover every
-(rollout, prompt) pair: a score that is missing is an error, never a zero. Each teacher is asked in its own tokens.
+(rollout, prompt) pair: a score that is missing is an error, never a zero. Only a context that says so is done without
+where nobody answers: its opinion is absent then, and counted. Each teacher is asked in its own tokens.
 
 Shape letters: T tokens of the whole batch, D hidden size.
 """
@@ -9,14 +10,15 @@ Shape letters: T tokens of the whole batch, D hidden size.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 import torch
 
-from preceptor.wire.runs import Alignment
+from preceptor.errors import TeacherUnavailable
+from preceptor.wire.runs import Alignment, OnFailure
 from preceptor.wire.score import ScoreRequest
 from preceptor.wire.teachers import Stamp, Support
 from preceptor_trainer.asking import Answer, Asked, Heard, MissingScore, Scorer, Wish
@@ -53,7 +55,8 @@ class Opinions:
         self._readers: dict[str, Reader] = {}
 
     def ask(self, rows: Sequence[Row], step: int) -> Asked:
-        """Score every row after every prompt of every context. Raises the scorer's errors and MissingScore."""
+        """Score every row after every prompt of every context. Raises the scorer's errors and MissingScore; where a
+        teacher of contexts that are to be dropped gives no answer, their pairs are."""
         return self.gather([self.hear(rows, step)])
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
@@ -64,12 +67,16 @@ class Opinions:
             for index in range(len(rows))
             for wish in self._wishes(name, context, rows, index, step)
         ]
-        alike: defaultdict[tuple[str, Wanted], list[Wish]] = defaultdict(list)
+        alike: defaultdict[tuple[str, Wanted, OnFailure], list[Wish]] = defaultdict(list)
         for wish in wishes:
-            alike[wish.role, self._wanted(wish)].append(wish)
+            alike[wish.role, self._wanted(wish), self._recipe.contexts[wish.context].on_failure].append(wish)
         answers: dict[tuple[str, int, int], Answer] = {}
-        for (role, wanted), mine in alike.items():
-            answers.update(self._score(role, wanted, mine, rows))
+        for (role, wanted, on_failure), mine in alike.items():
+            try:
+                answers.update(self._score(role, wanted, mine, rows, on_failure))
+            except TeacherUnavailable:
+                if on_failure != "drop":
+                    raise
         return Heard(rows=rows, wishes=wishes, answers=answers)
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
@@ -83,14 +90,30 @@ class Opinions:
             rows += part.rows
         vocabulary = self._model.card.vocab_size
         slots = {
-            name: slots_of(name, context.teacher, wishes, answers, rows, self._dtype, vocabulary)
+            name: slots_of(
+                name, context.teacher, wishes, answers, rows, self._dtype, vocabulary, self._recipe.needs(name)
+            )
             for name, context in self._recipe.contexts.items()
         }
         stamped = sum(1 for answer in answers.values() if answer.stamp.context_hashes)
         masks = [answer.spans.masked for answer in answers.values() if answer.spans is not None]
         aligned = any(isinstance(reader, OtherTokens) for reader in self._readers.values())
         masked = sum(masks) if aligned else None
-        return Asked(slots=slots, contexts=len(wishes), scored=len(answers), stamped=stamped, masked=masked)
+        dropped = self._dropped(wishes, answers)
+        return Asked(
+            slots=slots, contexts=len(wishes), dropped=dropped, scored=len(answers), stamped=stamped, masked=masked
+        )
+
+    def _dropped(self, wishes: Sequence[Wish], answers: Mapping[tuple[str, int, int], Answer]) -> int:
+        """How many wishes were done without. Raises MissingScore where one is missing that may not be."""
+        missing = [wish for wish in wishes if (wish.context, wish.fan, wish.row) not in answers]
+        for wish in missing:
+            if self._recipe.contexts[wish.context].on_failure != "drop":
+                raise MissingScore(
+                    f"contexts.{wish.context}: nobody scored rollout {wish.row} after its prompt {wish.fan}.",
+                    teacher=wish.role,
+                )
+        return len(missing)
 
     def _reader(self, role: str) -> Reader:
         """How this role's teacher reads. Only a run that is aligned by bytes may have one with another tokenizer."""
@@ -161,7 +184,7 @@ class Opinions:
         return np.concatenate([ids[wish.row] for wish in wishes])
 
     def _score(
-        self, role: str, wanted: Wanted, wishes: Sequence[Wish], rows: Sequence[Row]
+        self, role: str, wanted: Wanted, wishes: Sequence[Wish], rows: Sequence[Row], on_failure: OnFailure
     ) -> dict[tuple[str, int, int], Answer]:
         reader = self._reader(role)
         readings = {row: reader.read(rows[row].completion_ids) for row in dict.fromkeys(wish.row for wish in wishes)}
@@ -174,7 +197,7 @@ class Opinions:
             k=wanted.k if wanted.support is Support.TOPK else 0,
             candidate_ids=self._candidates(wishes, rows, wanted.k) if wanted.support is Support.IDS else None,
         )
-        scores = self._scorer.score(role, request)
+        scores = self._scorer.score(role, request, on_failure=on_failure)
         teacher = scores.stamp.teacher
         if not np.array_equal(scores.offsets, request.scored_offsets):
             raise MissingScore(
@@ -212,7 +235,7 @@ class Opinions:
         """The head that this answer's hidden states belong to; fetched again only when the stamp names another."""
         held = self._heads.get(role)
         if held is None or held[0] != stamp.head_hash:
-            head = self._scorer.head(role)
+            head = self._scorer.head(role, stamp.head_hash)
             if head.hash != stamp.head_hash:
                 raise MissingScore(
                     f"teacher '{stamp.teacher}' (role '{role}') scored with head {stamp.head_hash} "

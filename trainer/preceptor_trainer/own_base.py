@@ -66,8 +66,8 @@ class WithOwnBase:
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._base.folder) if role in self._roles else self._others.tokenizer(role)
 
-    def head(self, role: str) -> WireHead:
-        return self._head if role in self._roles else self._others.head(role)
+    def head(self, role: str, hash: str | None = None) -> WireHead:
+        return self._head if role in self._roles else self._others.head(role, hash)
 
     def score(self, role: str, request: ScoreRequest, **settings: Any) -> Scores:
         if role not in self._roles:

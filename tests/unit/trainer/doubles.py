@@ -12,7 +12,7 @@ from random import Random
 import torch
 
 from preceptor.fingerprint import tokenizer_file
-from preceptor.wire.runs import Evaluation, Run, Sample, StepReport, TeacherLedger, Training
+from preceptor.wire.runs import Evaluation, OnFailure, Run, Sample, StepReport, TeacherLedger, Training
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Limits, Stamp, Support, Values
@@ -31,8 +31,10 @@ class LocalScorer:
     def __init__(self, models: dict[str, Model]) -> None:
         self._models = models
         self.asked: list[tuple[str, ScoreRequest]] = []
+        self.hash = HEAD
+        """Of the head, as scores name it."""
 
-    def score(self, role: str, request: ScoreRequest) -> Scores:
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         self.asked.append((role, request))
         return Scores.stamped(score(self._models[role], request), self._stamp(role, request))
 
@@ -53,10 +55,10 @@ class LocalScorer:
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._models[role].folder)
 
-    def head(self, role: str) -> WireHead:
+    def head(self, role: str, hash: str | None = None) -> WireHead:
         weight_VD, bias_V = head_of(self._models[role].module)
         return WireHead(
-            hash=HEAD,
+            hash=self.hash,
             weight_VD=weight_VD.detach().numpy(),
             bias_V=None if bias_V is None else bias_V.detach().numpy(),
         )
@@ -69,7 +71,7 @@ class LocalScorer:
             teacher=role,
             model="tiny",
             weights_version=0,
-            head_hash=HEAD,
+            head_hash=self.hash,
             engine="test",
             device="cpu",
             dtype="float32",

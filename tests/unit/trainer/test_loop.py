@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from preceptor.errors import BadScores
+from preceptor.wire.runs import OnFailure
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import recipes
 from preceptor_trainer.asking import MissingScore
@@ -126,8 +127,8 @@ class _Poisoned(LocalScorer):
 
     spoil: Callable[[Scores], Scores] = staticmethod(lambda scores: scores)
 
-    def score(self, role: str, request: ScoreRequest) -> Scores:
-        return self.spoil(super().score(role, request))
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        return self.spoil(super().score(role, request, on_failure=on_failure))
 
 
 def test_a_teacher_that_leaves_tokens_out_ends_the_run(folder: Path, tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from preceptor.errors import TeacherUnavailable
+from preceptor.wire.runs import OnFailure
 from preceptor.wire.score import Head as WireHead
+from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Support
 from preceptor_trainer import recipes
-from preceptor_trainer.asking import MissingScore
+from preceptor_trainer.asking import Heard, MissingScore
 from preceptor_trainer.batch import Row, build_batch
 from preceptor_trainer.model import Model, load_model, prompt_ids
 from preceptor_trainer.opinions import Opinions
@@ -103,7 +106,7 @@ def test_several_prompts_become_several_slots_with_their_weights(model: Model) -
     rows = rows_of(model, recipe)
     scorer = LocalScorer({"self": model, "other": other})
     with pytest.raises(MissingScore, match=r"teacher 'other' \(role 'other'\) scored with head"):
-        scorer.head = lambda role: _head(scorer, role)
+        scorer.head = lambda role, hash=None: _head(scorer, role)
         Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
     asked = Opinions(recipe, model, LocalScorer({"self": model, "other": other}), 0, torch.float32).ask(rows, 1)
     first, second = asked.slots["reference"]
@@ -145,3 +148,80 @@ def test_sampled_support_asks_for_no_hidden_states(model: Model) -> None:
     assert slot.hidden_TD is None and slot.head is None
     written = np.concatenate([row.logprobs or () for row in rows])
     assert slot.logprob_T.numpy() == pytest.approx(written, abs=1e-4), "same weights, same prompt, same numbers"
+
+
+class _Away(LocalScorer):
+    """Some roles' teachers give no answer, or their fallback does. What was to happen then is remembered."""
+
+    def __init__(self, models: dict[str, Model], away: Sequence[str], fallback: Model | None = None) -> None:
+        super().__init__(models)
+        self._away, self._fallback = set(away), fallback
+        self.policies: list[tuple[str, OnFailure]] = []
+
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        self.policies.append((role, on_failure))
+        if role in self._away:
+            raise TeacherUnavailable(f"Teacher '{role}' gave no answer.", teacher=role)
+        return super().score(role, request, on_failure=on_failure)
+
+
+def two_opinions(model: Model, on_failure: str = "drop", **more: object) -> tuple[Recipe, list[Row]]:
+    """A reference that waits, and one of another teacher that does `on_failure`."""
+    recipe = opsd(samples=2).override(
+        {
+            "contexts": {"second": {"kind": "reference", "teacher": "other", "on_failure": on_failure}},
+            "target": {"kind": "each", "contexts": ["reference", "second"]},
+            **more,
+        }
+    )
+    return recipe, rows_of(model, recipe)
+
+
+def test_pairs_that_nobody_answers_for_are_dropped_and_counted_not_taken_for_zero(model: Model) -> None:
+    recipe, rows = two_opinions(model)
+    scorer = _Away({"self": model, "other": model}, away=["other"])
+    asked = Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
+    assert scorer.policies == [("self", "wait"), ("other", "drop")]
+    assert (asked.contexts, asked.dropped, asked.scored, asked.stamped) == (12, 6, 6, 6)
+    (first,), (second,) = asked.slots["reference"], asked.slots["second"]
+    assert bool(first.present_T.all()) and not bool(second.present_T.any()) and not second.stamps
+
+
+@pytest.mark.parametrize("on_failure", ["wait", "fallback"])
+def test_only_a_context_that_says_so_is_done_without(model: Model, on_failure: str) -> None:
+    recipe, rows = two_opinions(model, on_failure)
+    scorer = _Away({"self": model, "other": model}, away=["other"])
+    with pytest.raises(TeacherUnavailable, match="Teacher 'other' gave no answer"):
+        Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
+
+
+def test_what_is_missing_without_having_been_dropped_is_an_error(model: Model) -> None:
+    opinions = Opinions(opsd(), model, LocalScorer({"self": model}), 0, torch.float32)
+    heard = opinions.hear(rows_of(model, opsd()), 1)
+    with pytest.raises(MissingScore, match=r"contexts.reference: nobody scored rollout 0 after its prompt 0"):
+        opinions.gather([replace(heard, answers={})])
+
+
+def test_a_fallback_s_answers_stand_beside_the_teacher_s_with_their_own_head(model: Model) -> None:
+    """Half of a batch was answered by another model of another width: every token keeps its own distribution."""
+    wide = load_model(tiny_model_folder(model.folder.parent / "wide", seed=5, hidden=64))
+    recipe = opsd(samples=1)
+    rows = rows_of(model, recipe, tasks=4)
+    parts: list[Heard] = []
+    for index, who in enumerate((model, wide)):
+        scorer = LocalScorer({"self": who})
+        scorer.hash = "sha256:" + f"{index}" * 64
+        parts.append(Opinions(recipe, model, scorer, 0, torch.float32).hear(rows[2 * index : 2 * index + 2], 1))
+    opinions = Opinions(recipe, model, LocalScorer({"self": model}), 0, torch.float32)
+    together = opinions.gather(parts)
+    (slot,) = together.slots["reference"]
+    assert slot.hidden_TD is not None and slot.head is not None
+    logits_TV = slot.hidden_TD @ slot.head.weight_VD.T
+    apart: list[torch.Tensor] = []
+    for part in parts:
+        (alone,) = opinions.gather([part]).slots["reference"]
+        assert alone.hidden_TD is not None and alone.head is not None
+        apart.append(alone.hidden_TD @ alone.head.weight_VD.T)
+    torch.testing.assert_close(logits_TV, torch.cat(apart))
+    written_T = logits_TV.log_softmax(-1).gather(-1, build_batch(rows, {}, 1, torch.float32).token_T[:, None])
+    torch.testing.assert_close(written_T.squeeze(-1), slot.logprob_T, atol=1e-4, rtol=1e-4)
