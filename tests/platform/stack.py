@@ -142,6 +142,7 @@ class Stack:
             TEACHER_KEY=self.teacher_key,
             LEASE_SECONDS=str(LEASE_SECONDS),
             SWEEP_SECONDS="0.25",
+            WATCH_SECONDS="0.5",
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
         )
         child.wait_until("ready", lambda: answers(f"{self.url}/readyz"))
