@@ -51,7 +51,7 @@ class RunCreate(Wire):
     student: ArtifactId
     """The model to train: an artifact of kind `model`."""
     teachers: dict[str, str] = Field(default_factory=dict[str, str])
-    """Which registered teacher fills each of the recipe's roles."""
+    """Which registered teacher fills each of the recipe's roles; `base`: the LoRA student's own weights."""
     fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher is asked in a role's stead where its own gives no answer; roles without are absent."""
     data: DataSpec
@@ -173,6 +173,8 @@ class TeacherLedger(Wire):
     """Bytes of answers."""
     head_bytes: Count = 0
     """Bytes of output projections fetched."""
+    weights_bytes: Count = 0
+    """Bytes of weights sent to it, to all of its endpoints."""
     seconds: float = 0.0
     """Seconds that requests took, added up."""
     retries: Count = 0
