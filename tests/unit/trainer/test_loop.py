@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.errors import BadScores
+from preceptor.errors import BadScores, TeacherUnavailable
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import recipes
@@ -20,6 +20,7 @@ from preceptor_trainer.checkpoint import CheckpointError, load_state
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.views import Task
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run, weights_of
 
@@ -129,6 +130,39 @@ class _Poisoned(LocalScorer):
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         return self.spoil(super().score(role, request, on_failure=on_failure))
+
+
+class _Away(LocalScorer):
+    """Gives no answer in step 2, of which the data tells it."""
+
+    step = 0
+
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        if self.step == 2:
+            raise TeacherUnavailable(f"Teacher '{role}' gave no answer.", teacher=role)
+        return super().score(role, request, on_failure=on_failure)
+
+
+class _Telling(ToyData):
+    def __init__(self, scorer: _Away) -> None:
+        self._scorer = scorer
+
+    def train(self, step: int, batch: int, seed: int) -> list[Task]:
+        self._scorer.step = step
+        return super().train(step, batch, seed)
+
+
+@pytest.mark.parametrize("name", ["opsd", "opd"])
+def test_a_step_that_nobody_answered_for_teaches_nothing_and_says_so(folder: Path, tmp_path: Path, name: str) -> None:
+    which = recipe(name)
+    which = which.override({"contexts": {each: {"on_failure": "drop"} for each in which.contexts}})
+    scorer, reporter = _Away({role: load_model(folder) for role in which.roles}), Remembering()
+    train(toy_run(which), folder, _Telling(scorer), scorer, reporter, tmp_path)
+    for report in reporter.steps:
+        lost = report.step == 2
+        assert report.metrics["empty"] == float(lost) and (report.metrics["grad_norm"] == 0.0) == lost
+        assert report.ledger.scored_sequences == (0 if lost else report.ledger.contexts)
+    assert [report.step for report in reporter.steps] == [1, 2, 3, 4]
 
 
 def test_a_teacher_that_leaves_tokens_out_ends_the_run(folder: Path, tmp_path: Path) -> None:
