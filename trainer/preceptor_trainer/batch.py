@@ -179,20 +179,6 @@ def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
     return replace(batch, slots={name: [shared(slot) for slot in slots] for name, slots in batch.slots.items()})
 
 
-def microbatches(rows: Sequence[Row], budget: int) -> list[range]:
-    """Consecutive rows whose padded size stays within `budget` tokens; a single longer row stands alone."""
-    cuts, start, longest = list[range](), 0, 0
-    for index, row in enumerate(rows):
-        size = len(row.prompt_ids) + len(row.completion_ids)
-        longest = max(longest, size)
-        if index > start and longest * (index + 1 - start) > budget:
-            cuts.append(range(start, index))
-            start, longest = index, size
-    if start < len(rows):
-        cuts.append(range(start, len(rows)))
-    return cuts
-
-
 def narrow_view(view: TokenView, start: int, stop: int) -> TokenView:
     """The same view of tokens start .. stop-1; batch-level fields stay whole."""
     token_fields = ("rollout_T", "position_T", "token_T")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from preceptor_trainer.draws import Completion, Job, draw, uniforms
 from preceptor_trainer.model import Model, eos_ids, head_of
+from preceptor_trainer.packing import as_taken
 from preceptor_trainer.seats import Prompts, Slots, token_bytes
 
 
@@ -108,7 +109,7 @@ class Desk:
         position_B1, mask_B11K = self._slots.seek([row.held for row in self._rows])
         hidden_B1D = self._module.base_model(
             input_ids=torch.tensor([[row.tokens[-1]] for row in self._rows], device=self._device),
-            attention_mask=mask_B11K,
+            attention_mask=as_taken(mask_B11K, self._module),
             position_ids=position_B1,
             past_key_values=self._slots,
             use_cache=True,

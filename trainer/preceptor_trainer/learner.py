@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from preceptor.wire.runs import Training
-from preceptor_trainer.batch import Batch, Row, microbatches, share_spans
+from preceptor_trainer.batch import Batch, share_spans
+from preceptor_trainer.grouping import cuts, hidden_states, why_padded
 from preceptor_trainer.loss import Sums, blank_scalars, blocks, first_pass, fold, log_softmax
 from preceptor_trainer.model import Head, Model, head_of
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
-from preceptor_trainer.scoring import final_hidden
 from preceptor_trainer.weighing import weigh
+
+_log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -26,6 +28,8 @@ class Learner:
         self._model = model
         self._training = training
         self.optimizer = Optimizer(model.module, training, recipe.constraint)
+        if (why := why_padded(model.module)) is not None:
+            _log.info("prompts are read once for every rollout of theirs, not once for all: %s", why)
         self.moving = threading.Lock()
         """Held while the weights move."""
         self.version = 0
@@ -54,12 +58,12 @@ class Learner:
     def gradient(self, batch: Batch) -> Sums | None:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
         head = head_of(self._model.module)
-        cuts = microbatches(batch.rows, self._training.microbatch_tokens)
+        passes = cuts(batch.rows, self._model.module, self._training.microbatch_tokens)
         weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)
         student, opinions = blank_scalars(batch, self.dtype), None
         if weighs or batch.spanned:
             with torch.no_grad():
-                hidden_TD = torch.cat([self._hidden([batch.rows[i] for i in cut]) for cut in cuts])
+                hidden_TD = torch.cat([hidden_states(self._model.module, cut) for cut in passes])
             batch = share_spans(batch, _written(head, hidden_TD, batch.token_T)) if batch.spanned else batch
             if weighs:
                 student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
@@ -68,24 +72,13 @@ class Learner:
         if all(plan.denominator == 0 for plan in plans):
             return None
         total = Sums()
-        for cut in cuts:
-            hidden_TD = self._hidden([batch.rows[i] for i in cut])
-            grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, batch.offsets[cut.start])
+        for cut in passes:
+            hidden_TD = hidden_states(self._model.module, cut)
+            grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, batch.offsets[cut.rows.start])
             if hidden_TD.requires_grad:
                 hidden_TD.backward(grad_TD)
             total.merge(sums)
         return total
-
-    def _hidden(self, rows: Sequence[Row]) -> Tensor:
-        """The student's final hidden states that predict these rows' completion tokens, in row order [T, D]."""
-        ids_BL, mask_BL = _right_pad(rows)
-        position_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
-        hidden_BLD = final_hidden(self._model.module, ids_BL, mask_BL, position_BL)
-        predicts = [
-            hidden_BLD[index, len(row.prompt_ids) - 1 : len(row.prompt_ids) + len(row.completion_ids) - 1]
-            for index, row in enumerate(rows)
-        ]
-        return torch.cat(predicts)
 
 
 @torch.no_grad()
@@ -96,14 +89,3 @@ def _written(head: Head, hidden_TD: Tensor, token_T: Tensor, block_tokens: int =
         for begin, end in blocks(0, len(token_T), block_tokens)
     ]
     return torch.cat(parts) if parts else hidden_TD.new_zeros(0)
-
-
-def _right_pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
-    ids_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        ids = (*row.prompt_ids, *row.completion_ids)
-        ids_BL[index, : len(ids)] = torch.tensor(ids)
-        mask_BL[index, : len(ids)] = 1
-    return ids_BL, mask_BL

@@ -85,6 +85,14 @@ def packable(module: PreTrainedModel) -> bool:
     )
 
 
+def as_taken(mask: Tensor, module: PreTrainedModel) -> Tensor:
+    """A boolean mask as the module's attention takes one: `eager` adds what it is given, `sdpa` looks at it."""
+    if module.config.get_text_config()._attn_implementation != "eager":
+        return mask
+    dtype = next(module.parameters()).dtype
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 def most_new(context: int, hidden_size: int) -> int:
     """Completion tokens behind a context of this many, above which packing more of them costs more than it saves.
 

@@ -23,7 +23,7 @@ from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.numbers import Tally
 from preceptor_trainer.numbers import answer_bytes as answer_bytes
-from preceptor_trainer.packing import Input, Packed, Piece, lay_out, most_new, pack, packable
+from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, most_new, pack, packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
 
@@ -172,4 +172,4 @@ def _view(module: PreTrainedModel, laid: Input) -> dict[str, Tensor | None]:
     if laid.causal:
         # No mask: attention then skips the half that nobody may see, and nobody looks at padding on the right.
         return {"attention_mask": None, "position_ids": None}
-    return {"attention_mask": laid.mask_B1SK, "position_ids": laid.position_BS}
+    return {"attention_mask": as_taken(laid.mask_B1SK, module), "position_ids": laid.position_BS}

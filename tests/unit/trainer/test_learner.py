@@ -9,7 +9,8 @@ import torch
 
 from preceptor.wire.runs import Training
 from preceptor_trainer import recipes
-from preceptor_trainer.batch import Batch, Row, build_batch, microbatches
+from preceptor_trainer.batch import Batch, build_batch
+from preceptor_trainer.grouping import cuts
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.opinions import Opinions
@@ -18,7 +19,6 @@ from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.writer import Writer
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, ToyData, weights_of
-from tests.unit.trainer.toy import toy_rows
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_the_reference_teaches_something(folder: Path) -> None:
 def test_a_batch_may_be_cut_anyhow(folder: Path) -> None:
     student, teacher = load_model(folder), load_model(folder)
     batch = batch_of(opsd(), student, teacher)
-    assert len(microbatches(batch.rows, 10**6)) == 1
+    assert len(cuts(batch.rows, student.module, 10**6)) == 1
     whole_loss, whole = gradient(opsd(), student, batch, microbatch_tokens=10**6)
     for tokens in (1, 60, 150):
-        assert len(microbatches(batch.rows, tokens)) > 1
+        assert len(cuts(batch.rows, student.module, tokens)) > 1
         loss, cut = gradient(opsd(), student, batch, microbatch_tokens=tokens)
         assert loss == pytest.approx(whole_loss, rel=1e-6)
         torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
@@ -121,12 +121,3 @@ def test_opsd_s_claim_to_reduce_to_opd_in_expectation(folder: Path) -> None:
     cosine = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)
     assert cosine > 0.97
     assert gradients[1].norm() == pytest.approx(float(gradients[0].norm()), rel=0.15)
-
-
-def test_microbatches_hold_every_row_once_and_keep_to_the_budget() -> None:
-    rows: list[Row] = toy_rows((1, 2, 3, 9, 30))
-    cuts = microbatches(rows, 16)
-    assert [index for cut in cuts for index in cut] == [0, 1, 2, 3, 4]
-    for cut in cuts:
-        longest = max(2 + len(rows[index].completion_ids) for index in cut)
-        assert len(cut) == 1 or longest * len(cut) <= 16

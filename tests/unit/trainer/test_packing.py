@@ -181,3 +181,10 @@ def test_rows_keep_to_the_budget_and_to_the_mask(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(packing, "MASK_ELEMENTS", 600)
     assert all(row.new * len(row) <= 600 or len(row.pieces) == 1 for row in pack(context, [piece(5)] * 9, 10**6))
     assert MASK_ELEMENTS > 600
+
+
+def test_an_attention_that_adds_its_mask_is_given_one_to_add(tmp_path: Path) -> None:
+    model = load_model(tiny_model_folder(tmp_path / "model"))
+    model.module.set_attn_implementation("eager")
+    assert packable(model.module)
+    check(model, LONG, score(model, request(LONG)))

@@ -33,6 +33,13 @@ def forced(model: Model, prompt: tuple[int, ...], completion: tuple[int, ...], t
     return logprobs.gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).tolist()
 
 
+def test_an_attention_that_adds_its_mask_is_given_one_to_add(model: Model, tmp_path: Path) -> None:
+    eager = load_model(tiny_model_folder(tmp_path / "model"))
+    eager.module.set_attn_implementation("eager")
+    expected = LocalSampler(model).sample(jobs(), 1.0)
+    assert [each.token_ids for each in LocalSampler(eager).sample(jobs(), 1.0)] == [each.token_ids for each in expected]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_are_those_of_the_distribution_drawn_from(model: Model, temperature: float) -> None:
     for job, written in zip(jobs(), LocalSampler(model).sample(jobs(), temperature), strict=True):
