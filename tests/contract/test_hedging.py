@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
+from pydantic import SecretStr
 
+from preceptor.endpoint import TeacherClient
 from preceptor.errors import TeacherUnavailable
 from preceptor.hedge import SAMPLES
+from preceptor.pool import TeacherPool
+from preceptor.wire.runs import ReplicaAddress, TeacherEndpoint
 from preceptor.wire.score import Numbers, ScoreRequest, Scores
+from preceptor_services.teacher.app import create_teacher_app
 from preceptor_services.teacher.backends.table import TableBackend, hashed
+from preceptor_services.teacher.settings import TeacherSettings
 from tests.contract.replicas import KEY_ENV, House, house
 from tests.contract.teaching import KEY, V, asked
 
@@ -138,3 +147,40 @@ def test_a_larger_request_is_given_more_time(tmp_path: Path, backends: dict[str,
         usual = latencies.unusual_after(asked().tokens)
         larger = latencies.unusual_after(1000 * asked().tokens)
         assert usual is not None and larger is not None and larger > 10 * usual
+
+
+@contextmanager
+def served(backend: TableBackend, **settings: Any) -> Iterator[str]:
+    """A teacher on a real socket: its URL."""
+    app = create_teacher_app(backend, TeacherSettings(teacher_key=SecretStr(KEY), **settings))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+
+
+def test_the_slow_endpoint_is_hung_up_on_and_its_work_is_freed(tmp_path: Path, backends: dict[str, Holding]) -> None:
+    """Over real sockets: what nobody waits for any more is given up, by us and by the teacher."""
+    with served(backends["a"]) as a, served(backends["b"]) as b:
+        with TeacherClient(a, KEY) as client:
+            card = client.card()
+        by_url = {a: backends["a"], b: backends["b"]}
+        replica = ReplicaAddress(url=b, key_env=KEY_ENV)
+        endpoint = TeacherEndpoint(name="math", url=a, key_env=KEY_ENV, replicas=(replica,), card=card)
+        with TeacherPool({"expert": endpoint}, tmp_path) as pool:
+            usual = [pool.score("expert", asked()) for _ in range(SAMPLES)][-1]
+            (home,) = {url for url, count in pool.take_ledger()["expert"].endpoints.items() if count >= SAMPLES}
+            slow = by_url[home]
+            slow.hold = True
+            scores = pool.score("expert", asked())
+            assert slow.held.is_set() and slow.ended.wait(SECONDS) and not slow.go_on.is_set()
+            np.testing.assert_array_equal(scores.logprob_T, usual.logprob_T)
+            slow.hold = False
+            assert pool.take_ledger()["expert"].hedges_won == 1
+            assert pool.score("expert", asked()), "the endpoint that was hung up on is asked again"
