@@ -12,8 +12,8 @@ _LOCK = 7_314_050_211
 """Number of the PostgreSQL advisory lock under which migrations run: two services may start at the same time."""
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the database up to date. Does nothing where it is."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the database up to date, or up to a revision. Does nothing where it is."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("path_separator", "os")
@@ -21,4 +21,4 @@ def upgrade(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
