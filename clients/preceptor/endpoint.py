@@ -22,7 +22,7 @@ from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable
 from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
 from preceptor.head_delta import apply_delta
 from preceptor.tensors import CONTENT_TYPE
-from preceptor.weights import Weights, body_of
+from preceptor.weights import Body, Weights, body_of
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile, body_hash
@@ -182,7 +182,10 @@ class TeacherClient:
         finished by the version before. Raises Conflict for a number that is not above, NotFound where the teacher
         takes none, Invalid with what does not fit; then nothing has changed.
         """
-        body = body_of(weights, kind, scale)
+        return self.send_weights(body_of(weights, kind, scale), version, timeout=timeout)
+
+    def send_weights(self, body: Body, version: int | None = None, *, timeout: float | None = None) -> WeightsLoaded:
+        """The same for a body that is at hand."""
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(body.size)}
         limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
         path = f"/v1/weights?{body.query(version)}"

@@ -27,16 +27,19 @@ from preceptor.heads import Heads
 from preceptor.limits import check_lengths, check_support, check_vocabulary
 from preceptor.opening import opener
 from preceptor.persist import persist
+from preceptor.publishing import Publisher
 from preceptor.replica import Replica
 from preceptor.replicas import Changes, Means, Replicas
 from preceptor.score_cache import ScoreCache
 from preceptor.scored import ask_for_scores
 from preceptor.split import split
 from preceptor.tally import Tally
+from preceptor.weights import Weights, body_of
 from preceptor.wire.runs import OnFailure, ReplicaAddress, TeacherEndpoint, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile
+from preceptor.wire.weights import WeightsKind
 
 DEADLINE = 600.0
 """Seconds in which one call must succeed, retries included."""
@@ -51,6 +54,8 @@ class _Role:
     replicas: Replicas
     fallback: Replicas | None
     tally: Tally
+    publisher: Publisher
+    """Of the teacher's weights, where the run moves it."""
     opening: threading.Lock = field(default_factory=threading.Lock)
     head_hash: str | None = None
     """The head that the latest scores belong to."""
@@ -93,10 +98,12 @@ class TeacherPool:
         for role, teacher in teachers.items():
             tally, other = Tally(), fallbacks.get(role)
             _check_stands_in(role, teacher, other)
+            replicas = Replicas(teacher, opener(teacher), tally, means)
             self._roles[role] = _Role(
-                replicas=Replicas(teacher, opener(teacher), tally, means),
+                replicas=replicas,
                 fallback=None if other is None else Replicas(other, opener(other), tally, means),
                 tally=tally,
+                publisher=Publisher(replicas),
             )
         self._heads = Heads(cache_dir)
         self._scores = scores
@@ -138,6 +145,22 @@ class TeacherPool:
                 raise TeacherRefused("The teacher serves no head; its card has none.", teacher=role_.replicas.name)
             wanted = card.head.hash
         return self._heads.get(wanted, role_.head_of.get(wanted, role_.replicas), self._wait)
+
+    def publish(
+        self,
+        role: str,
+        weights: Weights,
+        kind: WeightsKind | None = None,
+        scale: float | None = None,
+        *,
+        base: Path | None = None,
+    ) -> int:
+        """Have the role's teacher answer with these weights, at all of its endpoints; returns their version.
+
+        See `TeacherClient.load_weights` for what weights are, and `Publisher.publish` for `base` and what is raised.
+        From then on an answer of a version below is refused.
+        """
+        return self._of(role).publisher.publish(body_of(weights, kind, scale), base)
 
     def tokenizer(self, role: str) -> TokenizerFile:
         """The teacher's tokenizer. Raises TeacherRefused where it serves none, or not the one that its card names."""
@@ -207,6 +230,8 @@ class TeacherPool:
         except (Invalid, TooLarge) as error:
             raise TeacherRefused(error.problem, teacher=replicas.name) from error
 
+        sent = role.publisher.version
+
         def ask(wanted: ScoreRequest) -> Scores:
             return ask_for_scores(replicas, wanted, card, patience, hasty=hasty)
 
@@ -215,6 +240,7 @@ class TeacherPool:
         else:
             scores, hits = self._scores.answer(card, request, ask)
             role.tally.count(cache_hits=hits)
+        _check_not_left_behind(role, replicas, sent, scores)
         role.head_hash = scores.stamp.head_hash
         if role.head_hash is not None:
             role.head_of[role.head_hash] = replicas
@@ -231,6 +257,17 @@ class TeacherPool:
         scores = self._score(role, other, replace(request, weights_version=None), self._deadline, hasty=other.down)
         role.tally.count(fallbacks=1)
         return scores
+
+
+def _check_not_left_behind(role: _Role, replicas: Replicas, sent: int | None, scores: Scores) -> None:
+    found = scores.stamp.weights_version
+    if sent is not None and found < sent and replicas is role.replicas:
+        raise TeacherRefused(
+            f"Teacher '{replicas.name}' answered with weights version {found}, and this run has sent it {sent}: it was "
+            "started anew, or somebody else moves it.",
+            teacher=replicas.name,
+            remedy="Resume the run: it sends its weights again.",
+        )
 
 
 def _check_stands_in(role: str, teacher: TeacherEndpoint, fallback: TeacherEndpoint | None) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,21 +166,24 @@ def _shards(index: Path) -> list[str]:
     return names
 
 
-def weights_hash(tensors: Iterable[Stored]) -> str:
+def weights_hash(tensors: Mapping[str, Source]) -> str:
     """Identity of a set of weights: over their names, dtypes, shapes and bytes, however they are spread over files."""
-    ordered = sorted(tensors, key=lambda each: each.entry.name)
     whole = hashlib.sha256()
     # hashlib lets other threads run while it works: a large model is read as fast as the disk gives it.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
-        for digest in threads.map(_digest, ordered):
+        for digest in threads.map(_digest, *zip(*sorted(tensors.items()), strict=True)) if tensors else ():
             whole.update(digest)
     return "sha256:" + whole.hexdigest()
 
 
-def _digest(stored: Stored) -> bytes:
-    entry = stored.entry
-    digest = hashlib.sha256(json.dumps([entry.name, entry.dtype, list(entry.shape)]).encode())
-    for piece in stored.pieces():
+def adapted_hash(base: str, adapter: str, scale: float) -> str:
+    """Identity of what an adapter makes of a base, of which both hashes are given."""
+    return "sha256:" + hashlib.sha256("\n".join(["lora", base, adapter, float(scale).hex()]).encode()).hexdigest()
+
+
+def _digest(name: str, source: Source) -> bytes:
+    digest = hashlib.sha256(json.dumps([name, source.dtype, list(source.shape)]).encode())
+    for piece in source.pieces():
         digest.update(piece)
     return digest.digest()
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preceptor.errors import Invalid
-from preceptor.tensorfiles import Held, Source, file_pieces, open_file, open_folder
+from preceptor.tensorfiles import Held, Source, adapted_hash, file_pieces, open_file, open_folder, weights_hash
 from preceptor.tensors import BadFrame, Tensor
 from preceptor.wire.weights import WeightsKind
 
-Weights = Path | Mapping[str, Tensor | NDArray[Any]]
-"""Where weights are, or the arrays themselves: float32 or float16, or bfloat16 as `Tensor("BF16", bits)`."""
+Weights = Path | Mapping[str, Any]
+"""Where weights are, or the arrays themselves: what numpy makes float32 or float16 of, or `Tensor("BF16", bits)`."""
 _DTYPES = {"float32": "F32", "float16": "F16"}
 _UNSENT = {
     "use_dora": "it is a DoRA adapter",
@@ -40,6 +40,8 @@ class Body:
     tensors: Mapping[str, Source]
     scale: float | None = None
     """For an adapter: what B @ A is multiplied with."""
+    base: str | None = None
+    """For an adapter: the hash of the full weights that it is for; None: the teacher's last ones, whichever."""
 
     @property
     def size(self) -> int:
@@ -50,9 +52,16 @@ class Body:
         """One safetensors file, however many it was read from."""
         return (bytes(piece) for piece in file_pieces(self.tensors)[1])
 
+    def hash(self) -> str | None:
+        """What the teacher's card will say of its weights; None for an adapter of which no base is stated."""
+        own = weights_hash(self.tensors)
+        if self.kind is WeightsKind.FULL:
+            return own
+        return None if self.base is None or self.scale is None else adapted_hash(self.base, own, self.scale)
+
     def query(self, version: int | None) -> str:
         """The query of `POST /v1/weights`."""
-        said = {"kind": self.kind.value, "version": version, "scale": self.scale}
+        said = {"kind": self.kind.value, "version": version, "scale": self.scale, "base": self.base}
         return urlencode({name: value for name, value in said.items() if value is not None})
 
 
@@ -106,12 +115,13 @@ def _scale(path: Path) -> float:
     return scale
 
 
-def _tensor(name: str, given: Tensor | NDArray[Any]) -> Tensor:
+def _tensor(name: str, given: Any) -> Tensor:
     if isinstance(given, Tensor):
         return given
-    dtype = _DTYPES.get(np.dtype(given.dtype).name)
+    array: NDArray[Any] = np.asarray(given)
+    dtype = _DTYPES.get(array.dtype.name)
     if dtype is None:
         raise Invalid(
-            f"weights: '{name}' is {given.dtype}; arrays are float32 or float16, bfloat16 is a Tensor.", field="weights"
+            f"weights: '{name}' is {array.dtype}; arrays are float32 or float16, bfloat16 is a Tensor.", field="weights"
         )
-    return Tensor(dtype, given)
+    return Tensor(dtype, array)

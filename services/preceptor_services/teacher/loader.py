@@ -7,7 +7,6 @@ one: an adapter is always added to it, never to another adapter's result.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from preceptor.tensorfiles import (
     MAX_HEADER_BYTES,
     Source,
     Stored,
+    adapted_hash,
     open_file,
     open_folder,
     unfinite,
@@ -65,7 +65,7 @@ class Loader:
         """`spool`: where bodies are written; None: the system's temporary folder."""
         self._backend, self._layout, self._frozen_head = backend, layout, frozen_head
         tensors = {name: each for name, each in open_folder(layout.folder).items() if name not in layout.tied}
-        self._base = Base(tensors, backend.about.weights_hash or weights_hash(tensors.values()))
+        self._base = Base(tensors, backend.about.weights_hash or weights_hash(tensors))
         self._adapted = frozenset[str]()
         if spool is not None:
             spool.mkdir(parents=True, exist_ok=True)
@@ -101,6 +101,15 @@ class Loader:
                 remedy="Number versions upwards, or leave the number out.",
             )
         return live + 1 if wanted is None else wanted
+
+    def check_base(self, wanted: str | None) -> None:
+        """Raises Conflict where an adapter was made for another base than the one that is here."""
+        if wanted not in (None, self._base.hash):
+            raise Conflict(
+                f"base: the last full weights are {self._base.hash}, not {str(wanted)[:80]}.",
+                field="base",
+                remedy="Send the full weights first that the adapter was made for.",
+            )
 
     def read(self, body: Path, kind: WeightsKind, version: int, scale: float | None) -> Update:
         """What a body holds, if it fits. Nothing is changed. Raises Invalid with a sentence; BadFrame is one (400)."""
@@ -158,7 +167,7 @@ class Loader:
         for name in self._layout.head if self._frozen_head else ():
             if not _equal(tensors[name], self._base.tensors[name]):
                 raise _frozen(name)
-        base = Base(tensors, weights_hash(tensors.values()), body)
+        base = Base(tensors, weights_hash(tensors), body)
         changed = frozenset(shapes) - (self._layout.head if self._frozen_head else frozenset[str]())
         weights = NewWeights(version=version, hash=base.hash, tensors=tensors, changed=changed, spool=self.folder)
         return Update(weights, base, frozenset[str]())
@@ -171,12 +180,11 @@ class Loader:
         tensors: dict[str, Source] = dict(self._base.tensors)
         for name, adapter in adapters.items():
             tensors[name] = Merged(self._base.tensors[name], adapter, scale)
-        mark = "\n".join(["lora", self._base.hash, weights_hash(found.values()), float(scale).hex()])
         # What the adapter before this one moved and this one does not goes back to the base.
         changed = frozenset(adapters) | self._adapted
         weights = NewWeights(
             version=version,
-            hash="sha256:" + hashlib.sha256(mark.encode()).hexdigest(),
+            hash=adapted_hash(self._base.hash, weights_hash(found), scale),
             tensors=tensors,
             changed=changed,
             spool=self.folder,

@@ -43,17 +43,26 @@ async def load_weights(
     kind: Annotated[WeightsKind, Query(description="What the body holds.")] = WeightsKind.FULL,
     version: Annotated[int | None, Query(ge=1, le=2**53, description="Its number; else the live one and one.")] = None,
     scale: Annotated[float | None, Query(description="Of an adapter: what its product is multiplied with.")] = None,
+    base: Annotated[str | None, Query(description="Of an adapter: the hash of the weights that it is for.")] = None,
 ) -> WeightsLoaded:
     """Load a safetensors body: docs/protocol.md. Requests that have begun are finished by the version before."""
-    service: Service = request.app.state.service
     content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content != CONTENT_TYPE:
         error = Invalid(f"Content-Type: '{content[:60]}' is not {CONTENT_TYPE}.", field="Content-Type")
         error.problem = error.problem.model_copy(update={"status": 415})
         raise error
-    async with loader.turn(), _spooled(request, loader, loader.next_version(version)) as (body, received):
+    async with loader.turn():
+        loader.check_base(base)
+        return await _load(request, loader, kind, loader.next_version(version), scale)
+
+
+async def _load(
+    request: Request, loader: Loader, kind: WeightsKind, version: int, scale: float | None
+) -> WeightsLoaded:
+    service: Service = request.app.state.service
+    async with _spooled(request, loader, version) as (body, received):
         began = time.monotonic()
-        update = await run_in_threadpool(loader.read, body, kind, loader.next_version(version), scale)
+        update = await run_in_threadpool(loader.read, body, kind, version, scale)
         make_live = await run_in_threadpool(service.backend.prepare, update.weights)
 
         def exchange() -> None:

@@ -105,7 +105,7 @@ class EngineBackend(ABC):
             tokenizer_file=NamedFile(hash=body_hash(content), content=content),
             max_k=self._card.limits.max_k,
             lanes=LANES,
-            weights_hash=weights_hash(open_folder(folder).values()),
+            weights_hash=weights_hash(open_folder(folder)),
         )
 
     @property

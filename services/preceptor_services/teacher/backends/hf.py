@@ -60,7 +60,7 @@ class HfBackend:
             supports=tuple(Support),
             head=HeadCard(hash=hash_of(self._head), hidden_size=weight_VD.shape[1], bias=bias_V is not None),
             tokenizer_file=tokenizer_file_of(folder),
-            weights_hash=weights_hash(open_folder(folder).values()),
+            weights_hash=weights_hash(open_folder(folder)),
         )
 
     def head(self) -> Sequence[bytes | memoryview]:
