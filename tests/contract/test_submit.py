@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from preceptor.errors import Invalid
+from preceptor.errors import Conflict, Invalid
 from preceptor.wire.data import DatasetSource, TaskSource
-from preceptor.wire.runs import Training
+from preceptor.wire.runs import RunState, Training
 from preceptor.wire.teachers import Limits, Support, Values
 from tests.contract.conftest import House
 from tests.contract.doubles import write_model, write_rows
@@ -53,7 +53,8 @@ def test_unknown_recipe(house: House):
         ({"objective": []}, "overrides", "at least one term"),
         ({"contexts": {"student": {"kind": "plain"}}}, "overrides", "reserved name"),
         ({"contexts": {"reference": {"kind": {"deep": 1}}}}, "overrides.contexts.reference", "unknown Context kind"),
-        ({"teacher": {"kind": "ema", "decay": 0.9}}, "overrides.teacher", "ema"),
+        ({"teacher": {"kind": "ema", "decay": 1.0}}, "overrides.teacher.decay", "less than 1"),
+        ({"constraint": {"kind": "sparse", "share": 0}}, "overrides.constraint.share", "greater than 0"),
     ],
 )
 def test_overrides_that_do_not_fit(sqlite_house: House, overrides: dict[str, Any], field: str, said: str):
@@ -74,6 +75,30 @@ def test_overrides_that_do_not_fit(sqlite_house: House, overrides: dict[str, Any
         ({"betas": [0.9]}, "training.betas.1", "missing"),
         ({"betas": [0.9, 1.0]}, "training.betas.1", "less than 1"),
         ({"seed": 2**40}, "training.seed", "less than or equal to"),
+        ({"schedule": "cosin"}, "training.schedule", "'constant', 'linear' or 'cosine'"),
+        ({"schedule": "linear", "steps": 8}, "training.schedule", "no step left after 10 warmup_steps of 8 steps"),
+        ({"final_learning_rate": 1e-5}, "training.final_learning_rate", "a constant schedule stays at its peak"),
+        (
+            {"steps": 80, "schedule": "cosine", "final_learning_rate": 0.1},
+            "training.final_learning_rate",
+            "above the peak",
+        ),
+        ({"lora": {"rank": 0}}, "training.lora.rank", "greater than or equal to 1"),
+        ({"lora": {"rnk": 4}}, "training.lora.rnk", "Did you mean rank?"),
+        ({"lora": {"targets": ["lm_head"]}}, "training.lora.targets", "lm_head takes no adapter here"),
+        ({"lora": {"targets": []}}, "training.lora.targets", "there is no target"),
+        ({"precision": "fp16"}, "training.precision", "'f32' or 'bf16'"),
+        ({"evaluate_temperature": 0.7}, "training.evaluate_temperature", "nothing is sampled in an evaluation"),
+        ({"keep": "newest"}, "training.keep", "'last' or 'best'"),
+        ({"early_stop": {"patience": 4}}, "training.early_stop", "never pass before the last of 40 steps"),
+        (
+            {"guards": {"entropy": {"action": "stop"}}},
+            "training.guards.entropy.action",
+            "'warn', 'pause' or 'rollback'",
+        ),
+        ({"guards": {"length": {"threshold": 0.5}}}, "training.guards.length.threshold", "greater than 1"),
+        ({"trackers": ["visdom"]}, "training.trackers.0", "'tensorboard', 'wandb' or 'mlflow'"),
+        ({"trackers": ["wandb", "wandb"]}, "training.trackers", "wandb is named twice"),
     ],
 )
 def test_training_that_is_out_of_range(sqlite_house: House, training: dict[str, Any], field: str, said: str):
@@ -324,3 +349,85 @@ def test_a_mapped_dataset_is_accepted(house: House):
 
 def test_every_training_default_is_within_its_own_range():
     assert Training.model_validate(Training().model_dump()) == Training()
+
+
+ADAPTERS = {"lora": {"rank": 4}}
+EMA = {"teacher": {"kind": "ema"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"teachers": {"self": "base"}}, "teachers.self", "this run trains the student's own weights"),
+        (
+            {"teachers": {"self": "base"}, "training": ADAPTERS, "overrides": EMA},
+            "teachers.self",
+            "'base' stays as it is",
+        ),
+        (
+            {"overrides": {"constraint": {"kind": "sparse"}}, "training": ADAPTERS},
+            "training.lora",
+            "recipe's constraint ('sparse')",
+        ),
+        ({"overrides": EMA}, "teachers.self", "teacher spelling takes no new weights"),
+        (
+            {"training": {"guards": {"tail": {}}}},
+            "training.guards.tail",
+            "no teacher of this run answers with a sparse",
+        ),
+        (
+            {"recipe": "sft", "teachers": {}, "training": {"guards": {"repetition": {}}}},
+            "training.guards.repetition",
+            "learns from the data's completions",
+        ),
+    ],
+)
+def test_settings_that_could_have_no_effect(sqlite_house: House, changes: dict[str, Any], field: str, said: str):
+    student = sqlite_house.model()
+    teachers = {"self": spelling(sqlite_house)}
+    error = refused(sqlite_house, **{"student": student, "teachers": teachers, **changes})
+    assert error.field == field
+    assert said in str(error)
+    assert error.problem.remedy
+
+
+def spelling(house: House, **changes: Any) -> str:
+    """A teacher of the student's model."""
+    return house.teacher(**changes).name
+
+
+def test_a_lora_student_may_have_its_own_base_as_its_teacher(sqlite_house: House):
+    run = sqlite_house.run(teachers={"self": "base"}, training={"steps": 4, **ADAPTERS})
+    assert run.teachers == {"self": "base"}
+    grant = sqlite_house.admin.runs.lease(run.id, "w")
+    assert grant.teachers == {}, "nobody is asked over HTTP"
+    assert grant.run.training.lora is not None and grant.run.training.lora.rank == 4
+
+
+def test_nobody_may_be_registered_as_the_students_own_base(sqlite_house: House):
+    sqlite_house.model()
+    with pytest.raises(ValueError, match="'base' is what a run calls its LoRA student's own weights"):
+        sqlite_house.teacher("base")
+
+
+def test_a_teacher_that_is_moved_serves_one_run_alone(house: House):
+    student = house.model()
+    spelling(house, moves=True)
+    spelling(house, name="other", moves=True)
+    moving = house.run(student=student, overrides=EMA)
+    error = caught(house, student=student)
+    assert error.field == "teachers.self"
+    assert f"used by run {moving.id}, and that run sends it new weights" in str(error)
+    assert house.run(student=student, teachers={"self": "other"}).state is RunState.QUEUED
+    error = caught(house, student=student, teachers={"self": "other"}, overrides=EMA)
+    assert "and this run sends it new weights" in str(error)
+    house.admin.runs.cancel(moving.id)
+    frozen = house.run(student=student)
+    with pytest.raises(Conflict, match=f"Teacher spelling is used by run {frozen.id}, and this run sends it"):
+        house.admin.runs.resume(moving.id)
+
+
+def caught(house: House, **changes: Any) -> Invalid:
+    with pytest.raises(Invalid) as found:
+        house.run(**changes)
+    return found.value

@@ -15,7 +15,7 @@ from preceptor_trainer.batch import Row
 
 GRAM = 4
 """Tokens of an n-gram that counts as repeated."""
-REPETITION, LENGTH, ENTROPY, TAIL = "repetition", "completion_length", "student_entropy", "tail_mass"
+REPETITION, LENGTH, ENTROPY, TAIL = "repetition", "completion_length", "student_entropy", "tail"
 """The metrics that are watched."""
 
 

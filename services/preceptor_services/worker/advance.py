@@ -22,10 +22,12 @@ from preceptor.wire.runs import Finish, LeaseGrant, RunState
 from preceptor_services.worker.cache import ArtifactCache
 from preceptor_services.worker.failures import problem_of
 from preceptor_services.worker.lease import Lease
+from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import open_data
 from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.trackers import Tracked, open_trackers
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ def _advance(grant: LeaseGrant, lease: Lease, bench: Bench) -> None:
     try:
         ended = _train(grant, lease, reporter, work, bench)
         if ended.signal in (Signal.STOP, Signal.PAUSE):
+            if ended.signal is Signal.PAUSE:
+                reporter.pause()
             _log.info("run %s: given back after step %d", run.id, ended.step)
             lease.report(lambda: runs.release(run.id, lease.fence))
             return
@@ -109,14 +113,25 @@ def _train(grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, b
     rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
     resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
     reporter.begin()
-    with _pool(grant, lease, bench) as pool:
-        return train(run, student, open_data(run.data, rows), pool, reporter, work, resume)
+    trackers = open_trackers(run, bench.folder / "trackers")
+    with (
+        _pool(grant, lease, bench) as pool,
+        _publisher(grant, lease, bench) as publisher,
+        reporter.following(pool.update),
+        Tracked(reporter, trackers, grant.recorded_step) as told,
+    ):
+        return train(run, student, open_data(run.data, rows), pool, told, work, resume, publisher)
+
+
+def _stopping(lease: Lease, bench: Bench) -> bool:
+    return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
+
+
+def _publisher(grant: LeaseGrant, lease: Lease, bench: Bench) -> WeightsPublisher:
+    return WeightsPublisher(grant.teachers, bench.teacher_deadline, stopping=lambda: _stopping(lease, bench))
 
 
 def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:
-    def stopping() -> bool:
-        return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
-
     return TeacherPool(
         grant.teachers,
         bench.folder / "heads",
@@ -124,7 +139,7 @@ def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:
         scores=bench.scores,
         deadline=bench.teacher_deadline,
         wait=bench.teacher_wait,
-        stopping=stopping,
+        stopping=lambda: _stopping(lease, bench),
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preceptor.client import Client
-from preceptor.errors import PreceptorError
+from preceptor.errors import Conflict, LeaseLost, PreceptorError
 from preceptor.replicas import Changes
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Note, Sample, StepReport, StepsReport
@@ -89,6 +89,25 @@ class RunReporter:
         report = CheckpointReport(fence=self._lease.fence, step=step, artifact=artifact)
         self._lease.heard(self._lease.report(lambda: self._client.runs.checkpoint(self._run.id, report)))
         self.checkpoint_step = step
+
+    def note(self, data: Mapping[str, object], step: int) -> None:
+        """Tell whoever watches the run something about a step; of one that is computed again it was told before."""
+        if step <= self._recorded_step:
+            return
+        _log.info("run %s: %s", self._run.id, data.get("message", data))
+        note = Note(fence=self._lease.fence, data=dict(data))
+        self._lease.heard(self._lease.report(lambda: self._client.runs.note(self._run.id, note)))
+
+    def pause(self) -> None:
+        """Ask for the pause that a guard has decided on: the run is not given to another worker then."""
+        if self._lease.pause:
+            return
+        try:
+            self._lease.report(lambda: self._client.runs.pause(self._run.id))
+        except LeaseLost:
+            raise
+        except Conflict as error:  # somebody cancels it just now, and has the last word
+            _log.info("run %s: not paused (%s)", self._run.id, error)
 
     def _send(self, report: StepsReport) -> None:
         self._lease.heard(self._lease.report(lambda: self._client.runs.report(self._run.id, report)))

@@ -15,13 +15,33 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ArtifactKind, ModelFacts
-from preceptor.wire.runs import RunCreate, Training
+from preceptor.wire.runs import RunCreate
+from preceptor.wire.training import (
+    EarlyStop,
+    EntropyGuard,
+    Guards,
+    LengthGuard,
+    LoRA,
+    RepetitionGuard,
+    TailGuard,
+    Training,
+)
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
+from preceptor_services.api.runs.training_checks import check_training
 from preceptor_services.problems import invalid
 from preceptor_trainer import recipes
 from preceptor_trainer.recipe import Recipe
+
+_EVERY_SETTING = Training(
+    lora=LoRA(),
+    early_stop=EarlyStop(),
+    guards=Guards(
+        repetition=RepetitionGuard(), length=LengthGuard(), entropy=EntropyGuard(), tail=TailGuard(), nonfinite="warn"
+    ),
+)
+"""Settings of which none is left out: what a misspelt one may have meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,7 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     cards = cards_of(session, recipe, wish)
     longest = check_data(session, recipe, wish.data, training, student)
     check_suit(cards, recipe, student, longest, wish.alignment)
+    check_training(session, wish, recipe, training, student, cards)
     return Accepted(recipe=recipe, training=training)
 
 
@@ -55,13 +76,6 @@ def _recipe(wish: RunCreate) -> Recipe:
             raise _bad_override(recipe, error) from error
         except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise Invalid(f"overrides: they do not fit recipe {wish.recipe}.", field="overrides") from error
-    if recipe.teacher.kind != "frozen":
-        raise Invalid(
-            f"recipe: {wish.recipe} moves its self-teacher ('{recipe.teacher.kind}'), and no registered teacher takes "
-            "new weights yet.",
-            field="overrides.teacher" if "teacher" in wish.overrides else "recipe",
-            remedy='Override it: {"teacher": {"kind": "frozen"}}.',
-        )
     return recipe
 
 
@@ -77,9 +91,9 @@ def _bad_override(recipe: Recipe, error: ValidationError) -> Invalid:
     return Invalid(wrong.problem.detail, field=wrong.field, remedy=hint)
 
 
-def _fields(recipe: Recipe, path: tuple[int | str, ...]) -> list[str]:
+def _fields(whole: Recipe | Training, path: tuple[int | str, ...]) -> list[str]:
     """The fields that the part at a path has; none where the path leads nowhere."""
-    part: Any = recipe
+    part: Any = whole
     for step in path:
         try:
             part = cast("Any", part)[step] if isinstance(part, Mapping | tuple) else getattr(part, str(step))
@@ -96,7 +110,7 @@ def _training(recipe: Recipe, wished: Mapping[str, Any]) -> Training:
         wrong = invalid(error.errors(include_url=False), prefix="training")
         if first["type"] != "extra_forbidden":
             raise wrong from error
-        known = list(Training.model_fields)
+        known = _fields(_EVERY_SETTING, first["loc"][:-1])
         near = get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
         raise Invalid(wrong.problem.detail, field=wrong.field, remedy=hint) from error

@@ -54,7 +54,7 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
         fence=run.fence,
         until=until,
         ttl_seconds=plane.settings.lease_seconds,
-        teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.teachers.items()},
+        teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.registered.items()},
         fallbacks={role: _endpoint(session, run_id, role, name) for role, name in roles.fallbacks.items()},
         recorded_step=run.step,
     )

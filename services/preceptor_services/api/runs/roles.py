@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from preceptor.wire.teachers import OWN_BASE
 from preceptor_services.db import models
 
 
@@ -17,6 +18,11 @@ class Roles:
 
     teachers: dict[str, str] = field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def registered(self) -> dict[str, str]:
+        """The teachers that are registered: all but a student's own base."""
+        return {role: name for role, name in self.teachers.items() if name != OWN_BASE}
 
 
 def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:

@@ -20,6 +20,7 @@ from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.roles import Roles, roles_of, rows
+from preceptor_services.api.runs.training_checks import MOVED, check_alone, moves
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -103,6 +104,8 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
                     remedy="Use a new key for a new run.",
                 )
             return _shown(session, held)
+    for name in sorted({*wish.teachers.values(), *wish.fallbacks.values()}):
+        _one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
     accepted = check(session, wish)
     run_id = new_id("run")
     run = models.Run(
@@ -196,7 +199,7 @@ def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
 def _check_teachers(session: Session, run: models.Run, state: State) -> None:
     """Raises Conflict where a teacher of a run that is to be resumed is gone, or takes no more runs."""
     roles = roles_of(session, [run.id]).get(run.id, Roles())
-    for role, name in (*roles.teachers.items(), *roles.fallbacks.items()):
+    for role, name in (*roles.registered.items(), *roles.fallbacks.items()):
         teacher = teachers.find(session, name)
         if teacher is None:
             raise Conflict(
@@ -208,6 +211,8 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
                 f"Run {run.id} needs teacher {name} as {role}, which is draining and takes no more runs.",
                 remedy=f"Let it have runs again (`preceptor teachers drain {name} --undo`), or start a new run.",
             )
+    names = {*roles.registered.values(), *roles.fallbacks.values()}
+    check_alone(session, moves(run.resolved["teacher"]["kind"]), names, roles.teachers.get(MOVED), but=run.id)
 
 
 def _shown(session: Session, run: models.Run) -> wire.Run:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ModelFacts
 from preceptor.wire.runs import Alignment, RunCreate
-from preceptor.wire.teachers import Card, Support, TeacherState, Values
+from preceptor.wire.teachers import OWN_BASE, Card, Support, TeacherState, Values
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import teacher_state
 from preceptor_trainer.recipe import Recipe
@@ -45,6 +45,7 @@ def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Name
         Named(field=f"{field}.{role}", role=role, name=name, card=_card(session, f"{field}.{role}", name))
         for field, names in pairs
         for role, name in sorted(names.items())
+        if (field, name) != ("teachers", OWN_BASE)
     ]
 
 
@@ -53,7 +54,7 @@ def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, long
     own = {each.role: each for each in named if each.field.startswith("teachers.")}
     for each in named:
         _suits(each.field, each.name, each.card, recipe, student, longest, alignment)
-        first = own[each.role]
+        first = own.get(each.role, each)
         _can_say(each, first, recipe, student)
         if each.card.tokenizer.fingerprint != first.card.tokenizer.fingerprint:
             raise Invalid(

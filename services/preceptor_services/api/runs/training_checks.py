@@ -1,0 +1,142 @@
+"""Whether a run's training settings can have the effect that they promise, given its recipe and its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Conflict, Invalid
+from preceptor.wire.artifacts import ModelFacts
+from preceptor.wire.runs import RunCreate, RunState, Training
+from preceptor.wire.teachers import OWN_BASE, Support
+from preceptor_services.api.runs.teacher_checks import Named
+from preceptor_services.db import models
+from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.support import choose_support
+
+MOVED = "self"
+"""The role whose teacher a recipe may move."""
+
+
+def check_training(
+    session: Session, wish: RunCreate, recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]
+) -> None:
+    """Raises Invalid where a setting could have no effect, or not the one it names."""
+    _check_adapters(wish, recipe, training)
+    _check_guards(recipe, training, student, named)
+    _check_moves(wish, recipe, {each.role: each for each in named if each.field.startswith("teachers.")})
+    fields = {each.name: each.field for each in named}
+    try:
+        check_alone(session, moves(recipe.teacher.kind), fields, wish.teachers.get(MOVED))
+    except Conflict as error:
+        field = fields[error.problem.field or ""]
+        raise Invalid(f"{field}: {error.problem.detail}", field=field, remedy=error.problem.remedy) from error
+
+
+def moves(kind: str) -> bool:
+    """Whether a self-teacher that is updated so takes new weights."""
+    return kind != "frozen"
+
+
+def check_alone(
+    session: Session, moving: bool, names: Collection[str], moved: str | None, but: str | None = None
+) -> None:
+    """Raises Conflict, whose field is the teacher's name, where two unended runs would use a teacher that one of them
+    moves. `but`: a run that does not count, since it is the one that asks."""
+    runs, asked = models.Run, models.RunTeacher
+    ended = [state.value for state in RunState if state.ended]
+    query = (
+        select(runs.id, runs.resolved, asked.role, asked.teacher, asked.fallback)
+        .join(asked, asked.run_id == runs.id)
+        .where(runs.state.not_in(ended), or_(asked.teacher.in_(names), asked.fallback.in_(names)))
+    )
+    for run_id, resolved, role, teacher, fallback in session.execute(query):
+        if run_id == but:
+            continue
+        theirs = role == MOVED and teacher in names and moves(resolved["teacher"]["kind"])
+        ours = moving and moved in (teacher, fallback)
+        if theirs or ours:
+            name = teacher if theirs else moved
+            raise Conflict(
+                f"Teacher {name} is used by run {run_id}, and {'that' if theirs else 'this'} run sends it new weights.",
+                field=name,
+                remedy="Wait until that run has ended, or register another endpoint under another name.",
+            )
+
+
+def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None:
+    if training.lora is not None and recipe.constraint.kind != "all":
+        raise Invalid(
+            f"training.lora: only adapters move, and the recipe's constraint ('{recipe.constraint.kind}') is about the "
+            "student's own weights.",
+            field="training.lora",
+            remedy='Leave one of them out; {"constraint": {"kind": "all"}} takes back the recipe\'s.',
+        )
+    for role, name in sorted(wish.teachers.items()):
+        if name != OWN_BASE:
+            continue
+        if training.lora is None:
+            raise Invalid(
+                f"teachers.{role}: '{OWN_BASE}' is a LoRA student without its adapters, and this run trains the "
+                "student's own weights.",
+                field=f"teachers.{role}",
+                remedy="Set training.lora, or register a teacher that serves the student's folder.",
+            )
+        if role in wish.fallbacks:
+            raise Invalid(
+                f"fallbacks.{role}: '{OWN_BASE}' answers in the worker's own process, so that nobody is ever asked "
+                "in its stead.",
+                field=f"fallbacks.{role}",
+                remedy="Leave it out.",
+            )
+
+
+def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]) -> None:
+    guards = training.guards
+    for name in ("repetition", "length"):
+        if getattr(guards, name) is not None and recipe.rollout.kind == "dataset":
+            raise Invalid(
+                f"training.guards.{name}: it watches what the student writes, and this recipe learns from the data's "
+                "completions.",
+                field=f"training.guards.{name}",
+                remedy="Leave it out.",
+            )
+    if guards.tail is not None and not any(_is_sparse(recipe, each, student) for each in named):
+        raise Invalid(
+            "training.guards.tail: no teacher of this run answers with a sparse support, so that nothing is left out.",
+            field="training.guards.tail",
+            remedy='Leave it out, or override: {"sparse": {"always": true}}.',
+        )
+
+
+def _is_sparse(recipe: Recipe, each: Named, student: ModelFacts) -> bool:
+    contexts = [name for name, context in recipe.contexts.items() if context.teacher == each.role]
+    chosen = [choose_support(recipe, each.name, each.card, recipe.needs(name), student.vocab_size) for name in contexts]
+    return any(wanted.support in (Support.TOPK, Support.IDS) for wanted in chosen)
+
+
+def _check_moves(wish: RunCreate, recipe: Recipe, teachers: Mapping[str, Named]) -> None:
+    if not moves(recipe.teacher.kind):
+        return
+    field = f"teachers.{MOVED}"
+    if wish.teachers[MOVED] == OWN_BASE:
+        raise Invalid(
+            f"{field}: the recipe moves its self-teacher ('{recipe.teacher.kind}'), and '{OWN_BASE}' stays as it is.",
+            field=field,
+            remedy='Name a registered teacher that takes weights, or override: {"teacher": {"kind": "frozen"}}.',
+        )
+    if not teachers[MOVED].card.moves:
+        raise Invalid(
+            f"{field}: the recipe moves its self-teacher ('{recipe.teacher.kind}'), and teacher "
+            f"{teachers[MOVED].name} takes no new weights.",
+            field=field,
+            remedy='Start it with --takes-weights and probe it again, or override: {"teacher": {"kind": "frozen"}}.',
+        )
+    if MOVED in wish.fallbacks:
+        raise Invalid(
+            f"fallbacks.{MOVED}: nobody can stand in for a self-teacher that moves: it alone has the weights.",
+            field=f"fallbacks.{MOVED}",
+            remedy="Leave it out.",
+        )
