@@ -204,6 +204,7 @@ class Loop:
         metrics = self._learn(batch)
         taken.times.seconds["learn"] += monotonic() - learning
         metrics |= describe(rows, monotonic() - began)
+        metrics["lag"] = float(step - 1 - min(row.weights_version for row in rows))
         trips = self._keeper.watch(metrics, step)
         if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):
             publishing = monotonic()
@@ -218,8 +219,10 @@ class Loop:
     def _leave(self) -> Ended:
         """Somebody wants the run to stop while it waits for a batch: after the last step that was done."""
         step = self._keeper.state.step
+        signal = self._reporter.signal()
         self._reporter.checkpoint(self._keeper.checkpoint(), step)
-        return Ended(signal=self._reporter.signal(), step=step)
+        # A wish that was taken back meanwhile: the run is given back, and whoever takes it goes on.
+        return Ended(signal=Signal.STOP if signal is Signal.GO else signal, step=step)
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         training = self._run.training

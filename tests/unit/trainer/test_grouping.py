@@ -46,9 +46,9 @@ def model_of(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Model
     return model
 
 
-def direction(tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+def direction(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """A fixed [T, D] to multiply hidden states with, so that a loss depends on every number of theirs."""
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 
 def alone(model: Model, rows: list[Row]) -> torch.Tensor:
@@ -64,7 +64,7 @@ def alone(model: Model, rows: list[Row]) -> torch.Tensor:
 
 def gradient(model: Model, hidden_TD: torch.Tensor) -> tuple[float, torch.Tensor]:
     model.module.zero_grad()
-    loss = (hidden_TD * direction(*hidden_TD.shape, hidden_TD.dtype)).sum()
+    loss = (hidden_TD * direction(hidden_TD.shape, hidden_TD.dtype)).sum()
     loss.backward()
     return float(loss.detach()), torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ import torch
 from preceptor.errors import BadScores, TeacherUnavailable
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.score import ScoreRequest, Scores
-from preceptor_trainer import recipes
+from preceptor_trainer import loop, pipeline, recipes, writer
 from preceptor_trainer.asking import MissingScore
 from preceptor_trainer.checkpoint import CheckpointError, load_state
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.pipeline import Part, Pipeline, Stage, Taken, Times
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.views import Task
 from tests.models import tiny_model_folder
@@ -209,3 +212,99 @@ def test_the_final_model_is_a_plain_folder(folder: Path, tmp_path: Path) -> None
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     trained = load_model(ended.model)
     assert not torch.equal(weights_of(trained), weights_of(load_model(folder)))
+
+
+class OneByOne(Pipeline):
+    """The same stages one after another, in one thread."""
+
+    def __init__(
+        self, steps: range, max_lag: int, tasks: Callable[[int], Any], write: Any, stages: dict[str, Stage]
+    ) -> None:
+        self._all = tasks, write, stages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def publish(self, version: int) -> None:
+        pass
+
+    def take(self, step: int, wanted: object = None) -> Taken:
+        tasks, write, stages = self._all
+        parts: list[Part] = []
+        for part in write(tasks(step), step, lambda: None):
+            for stage in stages.values():
+                part = stage(part)
+            parts.append(part)
+        return Taken(parts=sorted(parts, key=lambda part: part.index), times=Times())
+
+
+@pytest.mark.parametrize("name", ["opsd", "opd"])
+def test_at_the_same_time_or_one_by_one_gives_the_same_numbers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(writer, "PART_ROLLOUTS", 2)
+    which = recipe(name, samples=2)
+    together, fast, scorer = go(folder, tmp_path / "a", which, batch=4)
+    assert len(scorer.asked) == 4 * 4, "four parts a step"
+    monkeypatch.setattr(loop, "Pipeline", OneByOne)
+    one_by_one, slow, _ = go(folder, tmp_path / "b", which, batch=4)
+    keep = ("seconds", "tokens_per_second")
+    assert [{k: v for k, v in each.metrics.items() if k not in keep} for each in fast.steps] == [
+        {k: v for k, v in each.metrics.items() if k not in keep} for each in slow.steps
+    ]
+    assert together.model is not None and one_by_one.model is not None
+    assert torch.equal(weights_of(load_model(together.model)), weights_of(load_model(one_by_one.model)))
+
+
+@pytest.mark.parametrize("max_lag", [1, 3])
+def test_ahead_of_the_learner_rollouts_are_no_older_than_allowed(folder: Path, tmp_path: Path, max_lag: int) -> None:
+    ended, reporter, _ = go(folder, tmp_path, recipe(), steps=8, max_lag=max_lag)
+    assert ended.signal is Signal.GO and len(reporter.steps) == 8
+    lags = [report.metrics["lag"] for report in reporter.steps]
+    assert lags[0] == 0 and max(lags) <= max_lag
+    assert all(np.isfinite(loss) for loss in reporter.losses)
+    assert all(report.ledger.rollouts == 3 for report in reporter.steps)
+
+
+def test_a_step_says_where_its_time_went(folder: Path, tmp_path: Path) -> None:
+    _, reporter, _ = go(folder, tmp_path, recipe(samples=3))
+    for report in reporter.steps:
+        assert {"data", "sample", "verify", "score", "learn"} <= set(report.ledger.seconds)
+        assert {"sample/weights", "score/rollouts", "learn/rollouts"} <= set(report.ledger.idle)
+        tokens = report.ledger.tokens
+        assert tokens["prompt"] > tokens["prompt_read"] > 0 and tokens["completion"] > 0
+        assert report.metrics["lag"] == 0
+
+
+class _Impatient(Remembering):
+    """Wants the run to stop as soon as a teacher was asked for the second step's rollouts."""
+
+    def __init__(self, asked: list[object]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def signal(self) -> Signal:
+        return Signal.CANCEL if len(self._asked) > 1 else Signal.GO
+
+
+def test_a_run_that_waits_for_a_teacher_can_be_cancelled(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LEAVE_SECONDS", 0.01)
+    scorer, release = _Poisoned({"self": load_model(folder)}), threading.Event()
+
+    def hang(scores: Scores) -> Scores:
+        if len(scorer.asked) > 1:
+            release.wait(20)
+        return scores
+
+    scorer.spoil = hang
+    reporter = _Impatient(scorer.asked)  # pyright: ignore[reportArgumentType]
+    ended = train(toy_run(recipe()), folder, ToyData(), scorer, reporter, tmp_path)
+    release.set()
+    assert ended == Ended(signal=Signal.CANCEL, step=1)
+    assert [step for step, _ in reporter.checkpoints] == [1]
+    assert load_state(reporter.checkpoints[0][1]).step == 1
