@@ -109,6 +109,20 @@ def test_other_log_probabilities_are_another_teacher(sqlite_house: House):
     assert len(grow(sqlite_house, 3).endpoints) == 2
 
 
+def test_an_endpoint_of_a_teacher_that_moves_joins_with_the_weights_of_the_moment(sqlite_house: House):
+    house = sqlite_house
+    house.model()
+    house.teacher(moves=True)
+    moved = {"moves": True, "weights_version": 4, "head": HeadCard(hash="sha256:" + "4" * 64, hidden_size=2)}
+    house.faculty.cards[HERE] = card_for(house.tmp / "tiny", "spelling", **moved)
+    with pytest.raises(Invalid, match="its weights version is 0, the teacher's 4") as caught:
+        grow(house, 2, moves=True)
+    assert "Load the same version" in (caught.value.problem.remedy or "")
+    assert len(grow(house, 3, **moved).endpoints) == 2
+    with pytest.raises(Invalid, match="takes new weights and the other does not"):
+        grow(house, 4, **{**moved, "moves": False})
+
+
 def test_what_is_not_what_it_says_or_is_not_there_does_not_join(sqlite_house: House):
     taught(sqlite_house)
     sqlite_house.faculty.failing.add(at(2))

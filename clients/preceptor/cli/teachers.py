@@ -70,11 +70,11 @@ def show(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: 
 
 @app.command()
 def probe(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
-    """Look again whether a teacher is what it says. Exit code 1 when a check failed."""
+    """Look again whether a teacher is what it says, at all its endpoints. Exit code 1 when a check failed."""
     with connect(url, key_file) as client:
         teacher = client.teachers.probe(name)
     show_teacher(teacher, as_json)
-    if teacher.probe is None or not teacher.probe.ok:
+    if not all(each.probe and each.probe.ok and each.trouble is None for each in teacher.endpoints):
         raise typer.Exit(1)
 
 

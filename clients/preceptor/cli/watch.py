@@ -83,7 +83,7 @@ def describe(event: Event) -> str:
         again = data["recorded_step"] - data["from_step"]
         same = f"; {again} recomputed steps differ by {data['largest_difference']:.3g} at most" if again > 0 else ""
         return f"resumed after step {data['from_step']}, recorded up to step {data['recorded_step']}{same}"
-    text = data.get("detail") or data.get("text") or ", ".join(f"{name}: {value}" for name, value in data.items())
+    text = data.get("detail") or data.get("message") or ", ".join(f"{name}: {value}" for name, value in data.items())
     return f"{event.kind}: {escape(str(text))}"
 
 

@@ -21,7 +21,7 @@ from preceptor_services.api.runs import history
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import enqueue, shown
 from preceptor_services.api.teachers import service as teachers
-from preceptor_services.api.teachers.states import addresses, in_use
+from preceptor_services.api.teachers.states import addresses, in_use, places
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 
@@ -93,7 +93,7 @@ def _endpoint(session: Session, run_id: str, role: str, name: str) -> wire.Teach
     teacher = teachers.find(session, name)
     if teacher is None or teacher.card is None:
         raise Conflict(f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.")
-    first, *others = in_use(teacher)
+    first, *others = in_use(places(teacher))
     return wire.TeacherEndpoint(
         name=name,
         url=first.url,

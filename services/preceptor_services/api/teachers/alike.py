@@ -23,10 +23,11 @@ def other_tokenizer(known: Card, found: Card) -> str | None:
     )
 
 
-def other_teacher(known: Card, found: Card) -> str | None:
+def other_teacher(known: Card, found: Card, *, at_once: bool = False) -> str | None:
     """What to say where an endpoint's card is another teacher's; None: it is not.
 
-    Of a teacher that moves, versions and weights are not compared: they are another with every step.
+    Of a teacher that moves, versions and weights are compared only where both cards were asked for `at_once`: they are
+    another with every step.
     """
     if (said := other_tokenizer(known, found)) is not None:
         return said
@@ -36,7 +37,7 @@ def other_teacher(known: Card, found: Card) -> str | None:
     ]
     if known.moves != found.moves:
         return "one of the two takes new weights and the other does not"
-    if not known.moves:
+    if not known.moves or at_once:
         pairs.append(("weights version", known.weights_version, found.weights_version))
         if known.weights_hash and found.weights_hash:
             pairs.append(("weights", known.weights_hash, found.weights_hash))

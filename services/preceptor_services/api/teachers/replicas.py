@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, Invalid, NotFound, PreceptorError
-from preceptor.wire.teachers import EndpointCreate, Teacher, TeacherState
+from preceptor.wire.teachers import Card, EndpointCreate, Teacher, TeacherState
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.teachers import alike, looks, news, service
@@ -34,13 +35,14 @@ def add(plane: Plane, name: str, wish: EndpointCreate) -> Teacher:
     except PreceptorError as error:
         raise service.silent(error) from error
     looks.refuse_liars(found, probe)
-    said = alike.other_teacher(card, found) or alike.other_scores(card, found, known.probe, probe)
+    if card.moves:
+        card = _live(plane, known) or card
+    said = alike.other_teacher(card, found, at_once=True) or alike.other_scores(card, found, known.probe, probe)
     if said is not None:
-        raise Invalid(
-            f"url: this is not another endpoint of teacher {name}: {said}.",
-            field="url",
-            remedy="Serve the same model there in the same way, or register it as a teacher of its own.",
-        )
+        remedy = "Serve the same model there in the same way, or register it as a teacher of its own."
+        if card.moves and found.moves:
+            remedy = "Load the same version of the same weights there first (`preceptor teacher load-weights`)."
+        raise Invalid(f"url: this is not another endpoint of teacher {name}: {said}.", field="url", remedy=remedy)
     with plane.database.unit(writes=True) as unit:
         unit.after_commit(plane.bell.ring)
         at = plane.clock()
@@ -102,6 +104,14 @@ def undrain(plane: Plane, name: str, identifier: str) -> Teacher:
         return shown(teacher)
 
 
+def _live(plane: Plane, teacher: Teacher) -> Card | None:
+    """What a teacher that moves says of itself at this moment; None: none of its endpoints answers."""
+    for each in teacher.endpoints:
+        with suppress(PreceptorError):
+            return plane.vital(each.url, looks.key_of(each.key_env))
+    return None
+
+
 def _get(session: Session, name: str, identifier: str) -> tuple[models.Teacher, models.Endpoint]:
     """A teacher, locked, and one of its endpoints. Raises NotFound."""
     teacher = service.get(session, name, lock=True)
@@ -118,9 +128,3 @@ def _check_may_join(teacher: models.Teacher, url: str) -> None:
         raise Conflict(f"Teacher {teacher.name} answers at {url} already.", field="url", remedy="Name another URL.")
     if teacher.card is None:
         raise Conflict(f"Nothing is known of teacher {teacher.name}.", remedy="Probe it first.")
-    if teacher.card.moves:
-        raise Conflict(
-            f"Teacher {teacher.name} takes new weights while runs use it, and two endpoints would not take them at the "
-            "same moment: a run would hear two versions at once.",
-            remedy="Serve it from one endpoint, or start it without --takes-weights.",
-        )

@@ -7,6 +7,7 @@ last look found something wrong, and where none answers at all it goes on trying
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,10 +19,18 @@ from preceptor_services.db import models
 BEST_FIRST = (TeacherState.READY, TeacherState.DRAINING, TeacherState.DEGRADED, TeacherState.DOWN)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one endpoint is, and whether to ask there."""
+
+    url: str
+    key_env: str | None
+    state: TeacherState
+
+
 def state_of(endpoint: models.Endpoint) -> TeacherState:
     """One endpoint's state."""
-    found = TeacherState(endpoint.state)
-    return TeacherState.DRAINING if endpoint.drained and found is not TeacherState.DOWN else found
+    return _state(endpoint.state, endpoint.drained)
 
 
 def teacher_state(teacher: models.Teacher) -> TeacherState:
@@ -64,20 +73,28 @@ def replica(endpoint: models.Endpoint) -> Replica:
     )
 
 
-def in_use(teacher: models.Teacher) -> tuple[ReplicaAddress, ...]:
-    """Where runs are to ask, the first registered first. Never empty."""
-    for wanted in BEST_FIRST:
-        found = [each for each in teacher.endpoints if state_of(each) is wanted]
-        if found:
-            return tuple(ReplicaAddress(url=each.url, key_env=each.key_env) for each in found)
-    raise AssertionError(f"teacher {teacher.name} has no endpoint")
+def places(teacher: models.Teacher) -> list[Place]:
+    """A teacher's endpoints, the first registered first."""
+    return [Place(each.url, each.key_env, state_of(each)) for each in teacher.endpoints]
+
+
+def in_use(places: Sequence[Place]) -> tuple[ReplicaAddress, ...]:
+    """Where runs are to ask, in the order given. Empty only where there is no endpoint."""
+    best = min((BEST_FIRST.index(each.state) for each in places), default=0)
+    found = (each for each in places if each.state is BEST_FIRST[best])
+    return tuple(ReplicaAddress(url=each.url, key_env=each.key_env) for each in found)
 
 
 def addresses(session: Session, run_id: str) -> dict[str, tuple[ReplicaAddress, ...]]:
     """Where a run's worker is to ask, by role. A role whose teacher is gone is absent."""
-    asked, table = models.RunTeacher, models.Teacher
-    query = select(asked.role, table).join(table, table.name == asked.teacher).where(asked.run_id == run_id)
-    return {role: in_use(teacher) for role, teacher in session.execute(query.order_by(asked.role))}
+    asked, table, place = models.RunTeacher, models.Teacher, models.Endpoint
+    # Columns, not rows: it is asked with every heartbeat, and cards and probes are long.
+    query = select(asked.role, place.url, place.key_env, place.state, place.drained).where(asked.run_id == run_id)
+    query = query.join(table, table.name == asked.teacher).join(place, place.teacher_id == table.id)
+    found: dict[str, list[Place]] = {}
+    for role, url, key_env, state, drained in session.execute(query.order_by(asked.role, place.created_at, place.id)):
+        found.setdefault(role, []).append(Place(url, key_env, _state(state, drained)))
+    return {role: in_use(places) for role, places in found.items()}
 
 
 def used(session: Session, states: Sequence[str]) -> set[str]:
@@ -97,3 +114,8 @@ def users(session: Session, names: Iterable[str], states: Sequence[str]) -> dict
         for name in {teacher, fallback} & set(wanted):
             found.setdefault(name, set()).add(run_id)
     return {name: sorted(run_ids) for name, run_ids in found.items()}
+
+
+def _state(found: str, drained: bool) -> TeacherState:
+    state = TeacherState(found)
+    return TeacherState.DRAINING if drained and state is not TeacherState.DOWN else state
