@@ -72,6 +72,23 @@ def test_no_frame_breaks_a_real_model(tmp_path_factory: pytest.TempPathFactory) 
         assert np.isfinite(taught.client.score(asked()).logprob_T).all()
 
 
+def test_no_weights_break_a_real_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A body that is refused changes nothing: the version, and what it says, stay."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model_folder(folder, vocab=16, hidden=8, layers=1)
+    whole_model = (folder / "model.safetensors").read_bytes()
+    backend, rng = HfBackend(folder), Random(5000)
+    with teaching(backend, teacher_takes_weights=True) as taught:
+        for _ in range(400):
+            body, before = mangled(rng, [whole_model]), backend.about
+            answer = taught.http.post(f"/v1/weights?kind={rng.choice(('full', 'lora'))}", content=body, headers=FRAME)
+            if not assert_answered(answer, body):
+                assert backend.about is before
+        assert taught.http.post("/v1/weights?kind=full", content=whole_model, headers=FRAME).status_code == 200
+        with teaching(HfBackend(folder)) as fresh:
+            np.testing.assert_array_equal(taught.client.score(asked()).logprob_T, fresh.client.score(asked()).logprob_T)
+
+
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every place in a JSON value that something else could stand in: its container, and where."""
     if isinstance(value, dict | list):
