@@ -18,13 +18,14 @@ def opener(endpoint: TeacherEndpoint) -> Open:
     known = stock_of(endpoint.name, endpoint.card)
 
     def open_(address: ReplicaAddress, transport: httpx.BaseTransport | None) -> Endpoint:
-        key = _key(endpoint.name, address.key_env)
+        key = key_of(endpoint.name, address.key_env)
         return open_teacher(endpoint.kind, address.url, key, known, transport=transport)
 
     return open_
 
 
-def _key(name: str, variable: str | None) -> str | None:
+def key_of(name: str, variable: str | None) -> str | None:
+    """A teacher's key, from this variable or the file that VARIABLE_FILE names. Raises Invalid where it is not set."""
     if variable is None:
         return None
     if value := os.environ.get(variable):

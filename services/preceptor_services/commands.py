@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from preceptor.cli import output
 from preceptor.cli.models import model_folder
+from preceptor.cli.weights import load_weights
 from preceptor.errors import Invalid, PreceptorError
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ SettingsKind = TypeVar("SettingsKind", bound="ServiceSettings")
 Home = Annotated[Path, typer.Option(help="Where everything lies that is kept: database, artifacts, logs.")]
 
 teacher = typer.Typer(help="The teacher service.", no_args_is_help=True)
+teacher.command("load-weights")(load_weights)
 
 
 def register(app: typer.Typer) -> None:
-    """Add `up`, `api`, `worker` and `teacher serve` to the command."""
+    """Add `up`, `api`, `worker`, `teacher serve` and `teacher load-weights` to the command."""
     app.command()(up)
     app.command()(api)
     app.command()(worker)
