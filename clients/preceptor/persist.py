@@ -70,12 +70,16 @@ def persist(
 ) -> Answer:
     """Try until it works, is refused, or `patience` seconds have passed. `hasty`: whoever is free is asked, once.
 
-    Raises TeacherUnavailable, TeacherRefused, BadScores, Interrupted (told to stop while nobody answered), and Moved
-    where an endpoint has newer weights than are wanted.
+    Raises TeacherUnavailable, TeacherRefused, BadScores, Interrupted (told to stop while nobody answered, or closed),
+    and Moved where the teacher has newer weights than are wanted.
     """
     means = replicas.means
     call = _Call(want or Want(), means.clock() + patience, patience, hasty)
     while True:
+        if replicas.closed:
+            raise Interrupted(
+                f"Teacher '{replicas.name}' is no longer to be asked: the job has ended.", teacher=replicas.name
+            )
         replica = replicas.enter(call.want, call.spent, call.avoid)
         if replica is None:
             _pause(replicas, call)

@@ -21,7 +21,7 @@ import httpx
 
 from preceptor.adapters import Endpoint
 from preceptor.endpoint import TeacherClient
-from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable, TooLarge
+from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable
 from preceptor.fingerprint import fingerprint_of
 from preceptor.heads import Heads
 from preceptor.limits import check_lengths, check_support, check_vocabulary
@@ -32,7 +32,6 @@ from preceptor.replica import Replica
 from preceptor.replicas import Changes, Means, Replicas
 from preceptor.score_cache import ScoreCache
 from preceptor.scored import ask_for_scores
-from preceptor.split import split
 from preceptor.tally import Tally
 from preceptor.weights import Weights, body_of
 from preceptor.wire.runs import OnFailure, ReplicaAddress, TeacherEndpoint, TeacherLedger
@@ -59,8 +58,8 @@ class _Role:
     opening: threading.Lock = field(default_factory=threading.Lock)
     head_hash: str | None = None
     """The head that the latest scores belong to."""
-    head_of: dict[str, Replicas] = field(default_factory=dict[str, Replicas])
-    """Who serves a head, by its hash."""
+    fallback_heads: set[str] = field(default_factory=set[str])
+    """Those that the fallback's scores belonged to."""
 
 
 class TeacherPool:
@@ -144,7 +143,8 @@ class TeacherPool:
             if card.head is None:
                 raise TeacherRefused("The teacher serves no head; its card has none.", teacher=role_.replicas.name)
             wanted = card.head.hash
-        return self._heads.get(wanted, role_.head_of.get(wanted, role_.replicas), self._wait)
+        serves = role_.fallback if role_.fallback is not None and wanted in role_.fallback_heads else role_.replicas
+        return self._heads.get(wanted, serves, self._wait)
 
     def publish(
         self,
@@ -226,8 +226,7 @@ class TeacherPool:
             check_support(request, card)
             check_vocabulary(request, card.tokenizer.vocab_size)
             check_lengths(request, card.limits.max_tokens)
-            split(request, card.limits)
-        except (Invalid, TooLarge) as error:
+        except Invalid as error:
             raise TeacherRefused(error.problem, teacher=replicas.name) from error
 
         sent = role.publisher.version
@@ -242,8 +241,8 @@ class TeacherPool:
             role.tally.count(cache_hits=hits)
         _check_not_left_behind(role, replicas, sent, scores)
         role.head_hash = scores.stamp.head_hash
-        if role.head_hash is not None:
-            role.head_of[role.head_hash] = replicas
+        if role.head_hash is not None and replicas is role.fallback:
+            role.fallback_heads.add(role.head_hash)
         return scores
 
     def _fall_back(self, name: str, role: _Role, request: ScoreRequest, error: TeacherUnavailable) -> Scores:

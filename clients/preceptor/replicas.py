@@ -51,7 +51,7 @@ class Unbelieved(Exception):
 
 
 class Moved(Exception):
-    """An endpoint has newer weights than those that the request was begun with."""
+    """The teacher has other weights than those that the request was begun with."""
 
 
 class Replicas:
@@ -68,6 +68,7 @@ class Replicas:
         """As some endpoint last said it; None: none was asked yet."""
         self.newest: int | None = None
         """The newest weights version that was seen."""
+        self.closed = False
         self.down = False
         """The last call was given up because nobody answered."""
         self._open = open_
@@ -140,8 +141,10 @@ class Replicas:
             self._check(replica, card)
             self._learn(replica, card)
         found = replica.version
-        if want.version is not None and found is not None and found > want.version and not want.pinned:
-            raise Moved
+        if want.version is not None and found is not None and not want.pinned:
+            newer = found > want.version
+            if newer or (found != want.version and len(self) == 1):
+                raise Moved
         if not self._suits(replica, want):
             raise Unbelieved
 
@@ -151,7 +154,8 @@ class Replicas:
             self.newest = version if self.newest is None else max(self.newest, version)
 
     def close(self) -> None:
-        """Close the connections, and with them whatever is still asked."""
+        """Close the connections, and with them whatever is still asked. Nothing is asked any more."""
+        self.closed = True
         for replica in self:
             replica.close()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from preceptor.adapters import Endpoint
-from preceptor.errors import Conflict, TeacherRefused
+from preceptor.errors import Conflict, TeacherRefused, TooLarge
 from preceptor.judge import judge
 from preceptor.persist import persist
 from preceptor.replica import Replica
@@ -25,9 +25,14 @@ MOVES = 5
 def ask_for_scores(replicas: Replicas, request: ScoreRequest, card: Card, patience: float, *, hasty: bool) -> Scores:
     """Scores for every position asked, of one weights version, whichever endpoints answer.
 
-    Parts go to several endpoints at once. Raises what `persist` and `judge` raise.
+    Parts go to several endpoints at once. Raises what `persist` and `judge` raise, and TeacherRefused where one
+    completion alone is beyond the limits.
     """
-    parts, pinned = split(request, card.limits), request.weights_version is not None
+    pinned = request.weights_version is not None
+    try:
+        parts = split(request, card.limits)
+    except TooLarge as error:
+        raise TeacherRefused(error.problem, teacher=replicas.name) from error
 
     def one(part: ScoreRequest) -> Scores:
         want = Want.of(part, pinned=pinned, alone=len(replicas) == 1)

@@ -139,3 +139,14 @@ def test_no_policy_hides_a_request_that_does_not_suit(tmp_path: Path, policy: st
         with pytest.raises(TeacherRefused, match="this teacher reads 64"):
             there.pool.score("expert", asked(contexts=((1,) * 64,)), on_failure=policy)  # pyright: ignore
         assert not there.hosts.scored() and there.ledger().dropped == 0
+
+
+def test_a_pool_that_is_closed_asks_nobody_any_more(tmp_path: Path) -> None:
+    """Whoever still waits in another thread is let go."""
+    with house(tmp_path, {"a": table()}) as there:
+        there.score()
+        there.hosts.away.add("a")
+        there.clock.meanwhile = there.pool.close
+        with pytest.raises(Interrupted, match="the job has ended"):
+            there.score()
+        assert len(there.clock.slept) == 1

@@ -180,6 +180,19 @@ def test_weights_that_move_in_the_middle_of_a_request_begin_it_again(tmp_path: P
         np.testing.assert_array_equal(scores.logprob_T, whole.logprob_T)
 
 
+def test_an_only_endpoint_that_lost_its_weights_in_the_middle_of_a_request_is_asked_again_from_the_start(
+    tmp_path: Path,
+) -> None:
+    """Its stamp says so; the request is of one version all the same."""
+    backend = Versioned(3)
+    with house(tmp_path, {"a": backend}, settings={"teacher_max_batch_tokens": 64}) as there:
+        request = asked(contexts=((1,) * 40,), completions=((1, 2),) * 6, context_of=np.zeros(6, dtype=np.int32))
+        there.hosts.watch = lambda host, path: len(there.hosts.scored()) == 2 and backend.load(0)
+        scores = there.score(request)
+        assert scores.stamp.weights_version == 0
+        np.testing.assert_array_equal(scores.logprob_T, Versioned(0).score(request, lambda: None).logprob_T)
+
+
 def stranger() -> TableBackend:
     backend = table()
     backend.about = replace(backend.about, model="another")
