@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from preceptor.wire.runs import Evaluation
 from preceptor_trainer import lora
-from preceptor_trainer.model import Model
+from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.optim import Optimizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
@@ -141,6 +141,17 @@ def save_model(model: Model, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (model.folder / name).is_file():
             shutil.copyfile(model.folder / name, folder / name)
+
+
+def merge_adapter(base: Path, adapter: Path, folder: Path) -> None:
+    """Write the model of a folder, with an adapter folder added to it, as a plain Hugging Face folder.
+
+    Raises UnreadableModel, Invalid where the adapter is none or not of this model, OSError.
+    """
+    model = load_model(base)
+    lora.adapt(model, adapter)
+    with writing("the merged model", folder, folder.with_name(f".{folder.name}.part")):
+        save_model(model, folder.with_name(f".{folder.name}.part"))
 
 
 def load_state(folder: Path) -> CheckpointState:

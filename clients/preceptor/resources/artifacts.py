@@ -68,17 +68,22 @@ class Artifacts:
         done = self._connection.post(Artifact, f"/v1/artifacts/{manifest.id}/complete", twice_is_once=True)
         return done.id
 
-    def pull(self, artifact_id: str, folder: Path | str, progress: Progress | None = None) -> Path:
+    def pull(
+        self, artifact_id: str, folder: Path | str, progress: Progress | None = None, *, below: str | None = None
+    ) -> Path:
         """Download an artifact into a folder and return the folder. Files that are there and whole are kept.
 
-        Raises Corrupt where a hash differs.
+        below: only what lies in this folder of the artifact, as if that were the whole. Raises Corrupt where a hash
+        differs.
         """
         root = Path(folder)
         artifact = self.get(artifact_id)
         if artifact.manifest.id != artifact_id:
             raise Corrupt(f"The manifest of {artifact_id} has the hash {artifact.manifest.id}.")
+        prefix = "" if below is None else f"{below}/"
         for file in artifact.manifest.files:
-            self._fetch(file, root / file.path, progress)
+            if file.path.startswith(prefix):
+                self._fetch(file, root / file.path.removeprefix(prefix), progress)
         return root
 
     def _announce(self, manifest: Manifest) -> Upload:
