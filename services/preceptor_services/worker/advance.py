@@ -116,22 +116,16 @@ def _train(grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, b
     trackers = open_trackers(run, bench.folder / "trackers")
     with (
         _pool(grant, lease, bench) as pool,
-        _publisher(grant, lease, bench) as publisher,
         reporter.following(pool.update),
         Tracked(reporter, trackers, grant.recorded_step) as told,
     ):
-        return train(run, student, open_data(run.data, rows), pool, told, work, resume, publisher)
-
-
-def _stopping(lease: Lease, bench: Bench) -> bool:
-    return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
-
-
-def _publisher(grant: LeaseGrant, lease: Lease, bench: Bench) -> WeightsPublisher:
-    return WeightsPublisher(grant.teachers, bench.teacher_deadline, stopping=lambda: _stopping(lease, bench))
+        return train(run, student, open_data(run.data, rows), pool, told, work, resume, WeightsPublisher(pool, student))
 
 
 def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:
+    def stopping() -> bool:
+        return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
+
     return TeacherPool(
         grant.teachers,
         bench.folder / "heads",
@@ -139,7 +133,7 @@ def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:
         scores=bench.scores,
         deadline=bench.teacher_deadline,
         wait=bench.teacher_wait,
-        stopping=lambda: _stopping(lease, bench),
+        stopping=stopping,
     )
 
 
