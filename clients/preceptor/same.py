@@ -10,7 +10,7 @@ REMEDY = "Serve the model it was registered with, or probe the teacher again and
 
 
 def check_same(endpoint: TeacherEndpoint, card: Card, url: str) -> None:
-    """Raises TeacherRefused, naming both, where tokenizer, model or the weights of one version differ."""
+    """Raises TeacherRefused, naming both, where tokenizer, model or a frozen teacher's weights differ."""
     known, name = endpoint.card, endpoint.name
     where = f"Teacher '{name}' at {url}" if endpoint.replicas else f"Teacher '{name}'"
     if (known.tokenizer.fingerprint, known.tokenizer.vocab_size) != (
@@ -29,8 +29,8 @@ def check_same(endpoint: TeacherEndpoint, card: Card, url: str) -> None:
             teacher=name,
             remedy=REMEDY,
         )
-    hashes = (known.weights_hash, card.weights_hash)
-    if None not in hashes and hashes[0] != hashes[1] and known.weights_version == card.weights_version:
+    hashes = {known.weights_hash, card.weights_hash} - {None}
+    if not card.moves and len(hashes) == 2 and known.weights_version == card.weights_version:
         raise TeacherRefused(
             f"{where} now has the weights {card.weights_hash} as version {card.weights_version}; the run was submitted "
             f"against {known.weights_hash}.",
