@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from preceptor.cli.main import main
-from tests.platform.stack import MODEL, ROOT, Stack, preceptor
+from tests.platform.stack import MODEL, ROOT, Stack, preceptor, until
 
 pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 
@@ -110,6 +110,43 @@ def test_a_cancelled_run_is_no_success(stack: Stack, tmp_path: Path) -> None:
     assert "cancelled" in say(stack, "runs", "watch", run, code=1)
     assert "queued" in say(stack, "runs", "resume", run)
     say(stack, "runs", "cancel", run)
+
+
+def test_a_run_is_paused_and_goes_on(stack: Stack, tmp_path: Path) -> None:
+    stack.worker()
+    file = tmp_path / "run.toml"
+    file.write_text(RUN)
+    run = say_json(stack, "runs", "start", str(file), "--set", "training.steps=100000")["id"]
+    with stack.client() as client:
+        events = client.runs.events(run)
+        until(events, lambda event: event.kind == "step" and event.data["step"] == 2)
+        assert "stops within one step" in say(stack, "runs", "pause", run)
+        until(events, lambda event: event.kind == "state" and event.data["to"] == "paused")
+        held = client.runs.get(run)
+        assert held.checkpoint is not None and held.checkpoint.step == held.step >= 2
+        assert f"from step {held.step}" in say(stack, "runs", "resume", run)
+        until(events, lambda event: event.kind == "step" and event.data["step"] == held.step + 1)
+        say(stack, "runs", "cancel", run)
+        until(events, lambda event: event.kind == "state" and event.data["to"] == "cancelled")
+
+
+def test_a_teacher_answers_at_several_urls(stack: Stack) -> None:
+    elsewhere = stack.teacher_url.replace("127.0.0.1", "localhost")
+    say(stack, "teachers", "add", "several", stack.teacher_url, "--key-env", "PRECEPTOR_TEACHER_KEY")
+    told = say(stack, "teachers", "endpoints", "add", "several", elsewhere, "--key-env", "PRECEPTOR_TEACHER_KEY")
+    rows = [line for line in told.splitlines() if "http://" in line and "ready" in line and " ms" in line]
+    assert len(rows) == 2 and elsewhere in rows[1], "each with its state and latency"
+    assert "and 1 more" in say(stack, "teachers", "list")
+    drained = say_json(stack, "teachers", "endpoints", "drain", "several", elsewhere)
+    assert [each["state"] for each in drained["endpoints"]] == ["ready", "draining"]
+    undrained = say_json(stack, "teachers", "endpoints", "drain", "several", elsewhere, "--undo")
+    assert [each["state"] for each in undrained["endpoints"]] == ["ready", "ready"]
+    said = say(stack, "teachers", "endpoints", "remove", "several", "http://127.0.0.1:9", code=1)
+    assert f"It answers at {stack.teacher_url}, {elsewhere}" in said
+    say(stack, "teachers", "endpoints", "remove", "several", stack.teacher_url)
+    assert say_json(stack, "teachers", "show", "several")["url"] == elsewhere
+    assert "only endpoint" in say(stack, "teachers", "endpoints", "remove", "several", elsewhere, code=1)
+    say(stack, "teachers", "rm", "several")
 
 
 def test_teachers_recipes_and_keys(stack: Stack) -> None:
