@@ -222,7 +222,7 @@ def _pause(replicas: Replicas, call: _Call) -> None:
 
 def _unavailable(replicas: Replicas, call: _Call) -> TeacherUnavailable:
     """Nobody answered in time."""
-    replicas.down = True
+    replicas.down = replicas.down or not call.hasty
     error = TeacherUnavailable(
         f"Teacher '{replicas.name}' gave no answer in {call.patience:g} s and {call.tries} attempts. {_last(call)}"
         if call.tries or not call.hasty

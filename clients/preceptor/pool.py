@@ -110,9 +110,13 @@ class TeacherPool:
         self._wait = max(wait, deadline)
 
     def card(self, role: str) -> Card:
-        """The teacher's live card, asked for once. Raises TeacherRefused where it is not what it was."""
+        """The teacher's live card, asked for once; the registered one while nobody answers, so that a context's own
+        policy decides how long that is waited for. Raises TeacherRefused where it is not what it was."""
         role_ = self._of(role)
-        return self._card(role_, role_.replicas, self._wait)
+        try:
+            return self._card(role_, role_.replicas, self._deadline, hasty=True)
+        except TeacherUnavailable:
+            return role_.replicas.endpoint.card
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         """Scores for every position asked, split over the teacher's limits and joined again.

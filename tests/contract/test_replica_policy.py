@@ -132,6 +132,19 @@ def test_what_is_dropped_is_counted_and_never_zero(tmp_path: Path) -> None:
         assert there.score(on_failure="drop") and there.ledger().dropped == 0
 
 
+def test_a_teacher_that_is_away_when_a_job_begins_is_known_by_its_registration(tmp_path: Path) -> None:
+    """How long it is waited for is each context's to say, also before the first answer."""
+    with house(tmp_path, {"a": table(), "b": table()}, deadline=5) as there:
+        there.hosts.away.update("ab")
+        assert there.pool.card("expert").limits.max_tokens == 4096 and not there.clock.slept
+        with pytest.raises(TeacherUnavailable):
+            there.score(on_failure="drop")
+        assert there.clock.slept, "one failure is not yet known to be one that lasts"
+        there.hosts.away.clear()
+        there.clock.now += 60
+        assert there.score(on_failure="drop") and ("a", "/v1/card") in there.hosts.requests
+
+
 @pytest.mark.parametrize("policy", ["wait", "fallback", "drop"])
 def test_no_policy_hides_a_request_that_does_not_suit(tmp_path: Path, policy: str) -> None:
     """Over-long input is refused before it is sent, whatever is to happen when nobody answers."""
