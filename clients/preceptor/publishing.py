@@ -160,5 +160,5 @@ class Publisher:
             f"Teacher '{name}' refused this run's weights: {problem.detail}",
             teacher=name,
             field=problem.field,
-            remedy=problem.remedy,
+            remedy=problem.remedy or "Serve the student's own model there.",
         )
