@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ class Hosts(httpx.BaseTransport):
         self.say: dict[str, Callable[[], httpx.Response]] = {}
         self.watch: Callable[[str, str], object] = lambda host, path: None
         """Told of every request before it goes anywhere."""
+        self.answered = threading.Event()
+        """Set whenever a teacher has answered."""
         self.requests: list[tuple[str, str]] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -38,7 +41,10 @@ class Hosts(httpx.BaseTransport):
             raise httpx.ConnectError("refused", request=request)
         if host in self.say and request.url.path == "/v1/score":
             return self.say[host]()
-        return self.teachers[host].handle_request(request)
+        try:
+            return self.teachers[host].handle_request(request)
+        finally:
+            self.answered.set()
 
     def scored(self) -> list[str]:
         """The hosts that were asked for scores, in order."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -13,7 +18,7 @@ from preceptor.frames import hash_of, head_buffers
 from preceptor.tensors import Tensor
 from preceptor.wire.teachers import Support
 from preceptor_services.teacher.backends.table import TableBackend, hashed
-from tests.contract.replicas import KEY_ENV, house
+from tests.contract.replicas import KEY_ENV, address, house
 from tests.contract.teaching import KEY, V, asked, table
 
 
@@ -163,3 +168,56 @@ def test_a_pool_that_is_closed_asks_nobody_any_more(tmp_path: Path) -> None:
         with pytest.raises(Interrupted, match="the job has ended"):
             there.score()
         assert len(there.clock.slept) == 1
+
+
+FAILURES: list[Callable[[], httpx.Response]] = [
+    lambda: httpx.Response(502),
+    lambda: httpx.Response(503),
+    lambda: httpx.Response(504),
+    lambda: httpx.Response(429, headers={"Retry-After": "2"}),
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_fails_no_number_changes_and_every_request_is_counted(tmp_path: Path, seed: int) -> None:
+    """Endpoints go away, come back, are full and join or leave at random, while four threads ask large requests."""
+    rng, names = random.Random(seed), "abc"
+    with house(
+        tmp_path, {name: table(max_tokens=64) for name in names}, settings={"teacher_max_batch_tokens": 64}
+    ) as there:
+        requests = [
+            asked(
+                contexts=((n % V, n // V, *range(12)),), completions=((1, 2, 3),) * 6, context_of=np.zeros(6, np.int32)
+            )
+            for n in range(60)
+        ]
+        turn = threading.Lock()
+
+        def watch(host: str, path: str) -> None:
+            with turn:
+                other = rng.choice(names)
+                if rng.random() < 0.2:
+                    (there.hosts.away.discard if other in there.hosts.away else there.hosts.away.add)(other)
+                if rng.random() < 0.2:
+                    there.hosts.say.update({other: rng.choice(FAILURES)})
+                if rng.random() < 0.3:
+                    there.hosts.say.clear()
+                if rng.random() < 0.1:
+                    there.pool.update({"expert": [address(name) for name in rng.sample(names, rng.randint(1, 3))]})
+
+        def come_back() -> None:
+            there.hosts.away.clear()
+            there.hosts.answered.clear()
+            there.hosts.answered.wait(0.1)  # the clock is ours and the teachers' time is not: let another thread get on
+
+        there.hosts.watch, there.clock.meanwhile = watch, come_back
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(there.score, requests))
+        for request, scores in zip(requests, answers, strict=True):
+            whole = table().score(request, lambda: None)
+            np.testing.assert_array_equal(scores.logprob_T, whole.logprob_T)
+            np.testing.assert_array_equal(scores.offsets, whole.offsets)
+        ledger = there.ledger()
+        assert ledger.sequences == 6 * len(requests) and ledger.tokens == 18 * len(requests)
+        assert ledger.requests == sum(ledger.endpoints.values()) == len(there.hosts.scored())
+        assert ledger.retries > 0 and ledger.failovers > 0 and ledger.dropped == 0
