@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import Support
+from preceptor.wire.weights import WeightsKind
+from preceptor_services.teacher.backends.engine import EngineBackend
 from preceptor_services.teacher.backends.hf import HfBackend
+from tests.contract.teaching import teaching
 
 BOUND = 1e-3
 """Largest difference of two log-probabilities in float32."""
@@ -47,3 +52,34 @@ def agree(found: Numbers, wanted: Numbers) -> None:
     np.testing.assert_allclose(found.logprobs_TK, wanted.logprobs_TK, atol=BOUND, rtol=0)
     # A stock server states no tail: it is what its float32 numbers leave, so it is compared as a probability.
     np.testing.assert_allclose(np.exp(found.tail_T), np.exp(wanted.tail_T), atol=BOUND, rtol=0)
+
+
+def moves_as_the_hf_backend_does(backend: EngineBackend, untied: Path, other: Path) -> None:
+    """Full weights, an adapter on them, and back, over our protocol: scores are the hf backend's of every version."""
+    request = ragged(Support.TOPK, 4)
+    rng = np.random.default_rng(9)
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    out, in_ = load_file(other / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"].shape
+    adapter = {
+        f"{stem}.lora_A.weight": rng.standard_normal((4, in_)).astype(np.float32),
+        f"{stem}.lora_B.weight": rng.standard_normal((out, 4)).astype(np.float32) / 10,
+    }
+    with (
+        teaching(backend, teacher_takes_weights=True) as fronted,
+        teaching(HfBackend(untied), teacher_takes_weights=True) as hf,
+    ):
+        seen = list[np.ndarray]()
+        try:
+            for version, (kind, weights, scale) in enumerate(
+                [("full", other, None), ("lora", adapter, 0.5), ("full", untied, None)], start=1
+            ):
+                for teacher in (fronted, hf):
+                    teacher.client.load_weights(weights, kind=WeightsKind(kind), scale=scale)
+                found, wanted = fronted.client.score(request), hf.client.score(request)
+                agree(found, wanted)
+                assert found.stamp.weights_version == wanted.stamp.weights_version == version
+                assert fronted.client.card().weights_hash == hf.client.card().weights_hash
+                seen.append(found.logprob_T)
+        finally:
+            fronted.client.load_weights(untied)
+    assert all(np.abs(one - other).max() > 0.05 for one, other in pairwise(seen))

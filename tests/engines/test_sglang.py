@@ -15,7 +15,7 @@ from preceptor.probe import probe_teacher
 from preceptor.wire.teachers import Outcome, Support, TeacherKind
 from preceptor_services.teacher.backends import sglang
 from preceptor_services.teacher.backends.sglang import SglangBackend
-from tests.engines.agreement import agree, ragged, reference
+from tests.engines.agreement import agree, moves_as_the_hf_backend_does, ragged, reference
 from tests.engines.conftest import SGLANG_PYTHON, SGLANG_URL, free_port
 
 pytestmark = [
@@ -79,11 +79,5 @@ def test_what_it_does_not_have_is_refused_by_name(teacher: SglangClient) -> None
 
 
 def test_weights_are_reloaded_in_place(sglang_url: str, stock: Stock, untied: Path, other_weights: Path) -> None:
-    request = ragged(Support.TOPK, 4)
     with SglangBackend(SglangClient(sglang_url, None, stock), untied, device="cpu", dtype="float32") as backend:
-        try:
-            assert backend.reload(other_weights) == 1
-            agree(backend.score(request, lambda: None), reference(other_weights, request))
-        finally:
-            backend.reload(untied)
-        agree(backend.score(request, lambda: None), reference(untied, request))
+        moves_as_the_hf_backend_does(backend, untied, other_weights)

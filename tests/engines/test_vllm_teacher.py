@@ -20,10 +20,9 @@ from preceptor.pool import TeacherPool
 from preceptor.probe import probe_teacher
 from preceptor.wire.runs import TeacherEndpoint
 from preceptor.wire.teachers import Outcome, Support
-from preceptor_services.teacher.backends import vllm
 from preceptor_services.teacher.engines import BackendKind, open_engine
 from preceptor_services.teacher.settings import TeacherSettings
-from tests.engines.agreement import agree, ragged, reference
+from tests.engines.agreement import agree, moves_as_the_hf_backend_does, ragged, reference
 from tests.engines.conftest import MODEL, VLLM_PYTHON, free_port
 
 pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
@@ -89,24 +88,15 @@ def test_what_the_engine_does_not_have_is_refused(served: Served) -> None:
             teacher.score(replace(ragged(Support.SAMPLED), temperature=2.0))
 
 
-def test_weights_are_reloaded_behind_the_service(
-    vllm_url: str, untied: Path, other_weights: Path, tmp_path: Path
-) -> None:
+def test_weights_are_loaded_through_our_protocol(vllm_url: str, untied: Path, other_weights: Path) -> None:
     settings = TeacherSettings.model_validate({"teacher_key": KEY})
-    request = ragged(Support.TOPK, 4)
     with open_engine(BackendKind.VLLM, untied, settings, device="cpu", dtype="float32", url=vllm_url) as backend:
-        assert isinstance(backend, vllm.VllmBackend)
-        try:
-            assert backend.reload(other_weights) == backend.about.weights_version == 1
-            agree(backend.score(request, lambda: None), reference(other_weights, request))
-            with pytest.raises(Invalid, match=r"config\.json|tokenizer"):
-                backend.reload(tmp_path)
-            with pytest.raises(Invalid, match="tied"):
-                backend.reload(MODEL)
-            assert backend.about.weights_version == 1
-        finally:
-            backend.reload(untied)
-        agree(backend.score(request, lambda: None), reference(MODEL, request))
+        moves_as_the_hf_backend_does(backend, untied, other_weights)
+    with (
+        open_engine(BackendKind.VLLM, MODEL, settings, device="cpu", dtype="float32", url=vllm_url) as backend,
+        pytest.raises(Invalid, match="tied to its embedding"),
+    ):
+        backend.layout()
 
 
 def test_an_engine_that_dies_is_named(served: Served, tmp_path: Path) -> None:
