@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -140,6 +141,18 @@ def test_an_unknown_support_is_refused_with_those_that_are_offered(taught: Teach
     answer = taught.http.post("/v1/score", content=body, headers=FRAME if form == "frame" else JSON)
     assert answer.status_code == 422, answer.text
     assert "sampled, ids, topk, full" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("support", [Support.IDS, Support.TOPK, Support.FULL])
+def test_a_support_that_the_card_does_not_offer_is_refused_with_what_it_offers(support: Support) -> None:
+    backend = table()
+    backend.about = replace(backend.about, supports=(Support.SAMPLED,), head=None)
+    candidates = CANDIDATES if support is Support.IDS else None
+    with teaching(backend) as taught:
+        body = encode_request(asked(support=support, candidate_ids=candidates))
+        answer = taught.http.post("/v1/score", content=body, headers=FRAME)
+    assert answer.status_code == 422 and answer.json()["field"] == "support"
+    assert f"'{support}' is not offered by this teacher; it offers sampled" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
