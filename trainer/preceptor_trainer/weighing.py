@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.recipe import Recipe, Target, Term
+from preceptor_trainer.recipe import Recipe, Target, Term, Weight
 from preceptor_trainer.views import Scalars, TokenView
+
+
+class NonFiniteWeight(FloatingPointError):
+    """A weight gave NaN or infinity on a token that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]]
     """Weights and denominators of every term over the global batch.
 
     `opinions` are the scalars of each term's target opinions, from the gradient-free first pass; None where no part
-    of the recipe weighs anything (then presence alone decides).
+    of the recipe weighs anything (then presence alone decides). Raises NonFiniteWeight, naming the part.
     """
     plans: list[TermWeights] = []
     for index, term in enumerate(recipe.objective):
@@ -39,6 +43,7 @@ def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]]
             for part in (*recipe.weights, *term.weights):
                 assert opinions is not None, "weights need the first pass"
                 factor_T = part(view, opinions[index][k]).detach()
+                _must_be_finite(factor_T, present_T, part, view.step)
                 scale_T = scale_T * factor_T
                 gate_T = gate_T * factor_T if part.gate else gate_T
             weight_T.append(torch.where(present_T > 0, scale_T, torch.zeros_like(scale_T)))
@@ -46,6 +51,15 @@ def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]]
         counted_T = torch.stack(open_T).amax(0) if open_T else torch.zeros_like(view.student.present_T)
         plans.append(_divide(recipe, view, weight_T, counted_T))
     return plans
+
+
+def _must_be_finite(factor_T: Tensor, present_T: Tensor, part: Weight, step: int) -> None:
+    broken = ~torch.isfinite(factor_T) & (present_T > 0)
+    if bool(broken.any()):
+        raise NonFiniteWeight(
+            f"weight '{part.kind}' gave {float(factor_T[broken][0])} at step {step}; one that reads rewards needs a "
+            "verifier, one that compares with the sampler rollouts that were sampled"
+        )
 
 
 def _divide(recipe: Recipe, view: TokenView, weight_T: list[Tensor], counted_T: Tensor) -> TermWeights:
