@@ -30,7 +30,7 @@ class WorkerSettings(ServiceSettings):
     visibility_timeout: float = Field(VISIBILITY_SECONDS, gt=0)
     """Seconds after which the broker hands an unacknowledged message to another worker."""
     cache_dir: Path = Path("~/.cache/preceptor")
-    """Where artifacts, teachers' heads and working folders lie."""
+    """Where artifacts, teachers' heads and scores, and working folders lie."""
     cache_bytes: int = Field(20_000_000_000, ge=0)
     """How much of the disk artifacts may take before the least recently used go."""
     score_cache_bytes: int = Field(2**30, ge=0)
