@@ -124,6 +124,9 @@ def teacher_serve(
     frozen_head: Annotated[
         bool, typer.Option("--frozen-head", help="Declare that its head never changes, whatever else does.")
     ] = False,
+    compile_layers: Annotated[
+        bool, typer.Option("--compile", help="Compile its layers with torch: minutes at the start, faster passes.")
+    ] = False,
     as_json: output.Json = False,
 ) -> None:
     """Serve a model as a teacher, its key from PRECEPTOR_TEACHER_KEY. Other settings: docs/operations.md."""
@@ -133,6 +136,7 @@ def teacher_serve(
         from preceptor_services.teacher.settings import TeacherSettings
     settings = _settings(TeacherSettings)
     told = {"teacher_name": name, "teacher_takes_weights": takes_weights, "teacher_frozen_head": frozen_head}
+    told["teacher_compile"] = compile_layers
     settings = settings.model_copy(update={field: value for field, value in told.items() if value})
     _starting(f"teacher {settings.teacher_name}, {model}", f"http://{host}:{port}", as_json)
     if backend not in list(BackendKind):

@@ -23,7 +23,8 @@ from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.numbers import Tally
 from preceptor_trainer.numbers import answer_bytes as answer_bytes
-from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, most_new, pack, packable
+from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, most_new, pack
+from preceptor_trainer.packing import packable as packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
 
@@ -82,7 +83,8 @@ class Scorer:
         prefixes: PrefixCache | None = None,
         forward: Callable[..., Any] | None = None,
     ) -> None:
-        """See `score`. forward: of the layers, as `module.base_model`, where another than the module's is wanted."""
+        """See `score`. forward: of the layers, as `module.base_model`, for passes in which no keys and values are held;
+        None: the module's own."""
         self._model, self._batch_tokens, self._prefixes, self._forward = model, batch_tokens, prefixes, forward
 
     def open(self, request: ScoreRequest, version: int = 0) -> Scoring:
@@ -138,7 +140,7 @@ class Scorer:
         laid = lay_out(rows, cached=bool(hits), device=self._model.device)
         keep = self._prefixes is not None and not hits and packable(module) and self._prefixes.wants(rows)
         cache = stack(hits, module) if hits else DynamicCache(config=module.config) if keep else None
-        forward = self._forward or module.base_model
+        forward = module.base_model if self._forward is None or cache is not None else self._forward
         hidden_BSD = forward(
             input_ids=laid.ids_BS, past_key_values=cache, use_cache=cache is not None, **_view(module, laid)
         ).last_hidden_state

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
+from preceptor.errors import Invalid
 from preceptor_services.teacher.app import create_teacher_app
 from preceptor_services.teacher.backends import Backend
 from preceptor_services.teacher.engines import BackendKind, open_engine
@@ -36,6 +37,12 @@ def serve(
     backend runs, or the interpreter that starts it. Raises UnreadableModel or Invalid before listening.
     """
     if backend is not BackendKind.HF:
+        if settings.teacher_compile:
+            raise Invalid(
+                f"compile: the {backend} engine decides that itself; only the hf backend is compiled here.",
+                field="compile",
+                remedy="Leave --compile out.",
+            )
         folder = Path(model)
         with open_engine(
             backend, folder, settings, device=device, dtype=dtype, url=engine_url, python=engine_python
@@ -53,6 +60,7 @@ def serve(
         dtype=dtype,
         forward_tokens=settings.teacher_forward_tokens,
         prefix_bytes=settings.teacher_prefix_bytes,
+        compile=settings.teacher_compile,
     )
     _listen(hf, settings, host, port)
 

@@ -25,8 +25,10 @@ class TeacherSettings(ServiceSettings):
     """Requests that may wait or be worked on; one more is answered 429."""
     teacher_max_batch_tokens: int = Field(262_144, ge=1)
     """Most tokens in one score request, contexts counted with every completion."""
-    teacher_forward_tokens: int = Field(8_192, ge=1)
-    """Most tokens, padding included, in one forward pass."""
+    teacher_forward_tokens: int | None = Field(None, ge=1)
+    """Most tokens, padding included, in one forward pass; none: 2,048 on a CPU, 8,192 on a GPU."""
+    teacher_compile: bool = False
+    """Compile the model's layers with torch (hf backend): minutes at the start, faster passes; `--compile`."""
     teacher_prefix_bytes: int = Field(256 * MIB, ge=0)
     """Memory for the keys and values of contexts that were read before; 0: every context is read again."""
     teacher_engine_key: SecretStr | None = None

@@ -22,10 +22,15 @@ from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support
 from preceptor.wire.tokenizers import body_hash
 from preceptor_services.teacher.backends import About, Draw, Layout, NamedFile, NewWeights, Token
+from preceptor_services.teacher.backends.compiling import compiled
 from preceptor_services.teacher.backends.hf_weights import layout_of, made_ready, named
 from preceptor_services.teacher.openai import ChatMessage
 from preceptor_trainer import scoring
 from preceptor_trainer.model import Model, eos_ids, head_of, load_model, prompt_ids
+
+CPU_TOKENS, GPU_TOKENS = 2_048, 8_192
+"""In one forward pass: what a CPU's caches hold the work of (2,048 was about a tenth faster than 8,192, measured with
+models of 0.2 M and 58 M parameters), and what keeps a GPU busy."""
 
 
 class HfBackend:
@@ -37,14 +42,23 @@ class HfBackend:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        forward_tokens: int = 8192,
+        forward_tokens: int | None = None,
         prefix_bytes: int = 1 << 28,
+        compile: bool = False,
     ) -> None:
-        """Raises UnreadableModel, or Invalid (`dtype`)."""
+        """forward_tokens: in one pass; None: what suits the device. compile: the layers, by torch.
+
+        Raises UnreadableModel, or Invalid (`dtype`, `compile`).
+        """
         self._model = load_model(folder, device=device, dtype=dtype)
         self._prefixes = scoring.PrefixCache(prefix_bytes) if prefix_bytes else None
-        self.pass_tokens = forward_tokens
-        self._scorer = scoring.Scorer(self._model, batch_tokens=forward_tokens, prefixes=self._prefixes)
+        self.pass_tokens = forward_tokens or (CPU_TOKENS if self._model.device.type == "cpu" else GPU_TOKENS)
+        self._scorer = scoring.Scorer(
+            self._model,
+            batch_tokens=self.pass_tokens,
+            prefixes=self._prefixes,
+            forward=compiled(self._model) if compile else None,
+        )
         self.text = HfText(self._model)
         weight_VD, bias_V = head_of(self._model.module)
         self._head = _frame(weight_VD, bias_V)
