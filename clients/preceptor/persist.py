@@ -139,6 +139,8 @@ class _Sending(Generic[Answer]):
             try:
                 with self._lock:
                     self._dialled = dialled
+                    if self._unwanted:
+                        dialled.break_off()
                 self._replicas.believe(replica, dialled.client, want)
                 began = time.monotonic()
                 answer = self._attempt(replica, dialled.client, self._left)

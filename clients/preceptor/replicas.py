@@ -11,7 +11,7 @@ from typing import TypeVar
 import httpx
 
 from preceptor.adapters import Endpoint
-from preceptor.errors import Invalid, TeacherRefused
+from preceptor.errors import Corrupt, Invalid, TeacherRefused
 from preceptor.hedge import Latencies
 from preceptor.replica import Open, Replica
 from preceptor.routing import Want, choose, takes
@@ -137,8 +137,7 @@ class Replicas:
         Raises what reading raises; Unbelieved where it is another teacher, or cannot do what is wanted; Moved.
         """
         if replica.card is None:
-            card = client.card()
-            self._check(replica, card)
+            card = self._read(replica, client)
             self._learn(replica, card)
         found = replica.version
         if want.version is not None and found is not None and not want.pinned:
@@ -186,10 +185,14 @@ class Replicas:
                 if other is not replica:
                     other.card = None  # whoever loads weights loads them everywhere: it has probably moved too
 
-    def _check(self, replica: Replica, card: Card) -> None:
+    def _read(self, replica: Replica, client: Endpoint) -> Card:
         try:
+            card = client.card()
             check_same(self.endpoint, card, replica.url)
-        except TeacherRefused as error:
+            return card
+        except (TeacherRefused, Corrupt) as error:
+            if isinstance(error, Corrupt) and len(self) == 1:
+                raise
             replica.doubt(error)
             self.tally.count(refused=1)
             raise Unbelieved from error

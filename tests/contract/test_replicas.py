@@ -207,6 +207,20 @@ def test_what_is_not_the_teacher_that_was_registered_is_refused_by_name_and_coun
         assert there.ledger().refused == 1
 
 
+def test_what_is_no_teacher_at_all_is_left_out(tmp_path: Path) -> None:
+    """A proxy's page, say, at an address where a teacher was."""
+    with house(tmp_path, {"a": table(), "b": table()}) as there:
+        there.hosts.teachers["b"] = httpx.MockTransport(lambda request: httpx.Response(200, text="<h1>Welcome</h1>"))
+        for context in range(12):
+            there.score(about(context))
+        assert set(there.hosts.scored()) == {"a"} and there.ledger().refused == 1
+        there.hosts.teachers["a"] = there.hosts.teachers["b"]
+        there.hosts.away.add("a")
+        there.clock.meanwhile = there.hosts.away.clear
+        with pytest.raises(TeacherRefused, match="is not a teacher's card"):
+            there.score()
+
+
 def test_when_what_came_back_is_another_teacher_the_run_hears_of_it(tmp_path: Path) -> None:
     with house(tmp_path, {"a": table(), "b": stranger()}) as there:
         there.score()
