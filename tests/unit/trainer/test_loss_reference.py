@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -110,7 +110,7 @@ def narrowed(slot: Slot, rows: Sequence[Row], support: str, seed: int) -> tuple[
     return replace(bare, ids_TK=ids_TK, logprobs_TK=at_TE[:, :-1], tail_T=at_TE[:, -1]), p_TV, ids_TK
 
 
-def case(supports: dict[str, Sequence[str]], dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Case:
+def case(supports: Mapping[str, Sequence[str]], dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Case:
     """Rows with opinions of these supports, by context; a context may have several."""
     rows = toy_rows(LENGTHS, group=2)
     slots, p, ids = list[Slot](), dict[str, list[Tensor]](), dict[str, list[Tensor | None]]()
