@@ -34,6 +34,8 @@ class Learner:
         """Held while the weights move."""
         self.version = 0
         """Of the weights: the last step that is in them."""
+        self.positions = 0
+        """That went through the model for the last batch, padding included."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,6 +61,7 @@ class Learner:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
         head = head_of(self._model.module)
         passes = cuts(batch.rows, self._model.module, self._training.microbatch_tokens)
+        self.positions = sum(cut.tokens for cut in passes)
         weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)
         student, opinions = blank_scalars(batch, self.dtype), None
         if weighs or batch.spanned:

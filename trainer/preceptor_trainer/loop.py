@@ -210,7 +210,7 @@ class Loop:
             publishing = monotonic()
             self._teacher.follow(step)
             taken.times.seconds["publish"] += monotonic() - publishing
-        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(batch, asked, taken))
+        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(batch, asked, taken, self._learner.positions))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
 
     def _text(self, token_ids: Sequence[int]) -> str:

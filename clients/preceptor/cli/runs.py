@@ -10,11 +10,13 @@ import typer
 from rich.markup import escape
 
 from preceptor.cli import output
+from preceptor.cli.ledger import show_ledger
 from preceptor.cli.plots import picture, plots_installed, terminal_plot
 from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run, to_create
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.cli.watch import Watch, describe_result
 from preceptor.client import Client
+from preceptor.ledgers import total
 from preceptor.wire.runs import Run, RunState
 
 app = typer.Typer(help="Start, watch and stop trainings.", no_args_is_help=True)
@@ -91,6 +93,7 @@ def show(
     run_id: RunId,
     plot: Annotated[bool, typer.Option(help="Draw its curves in the terminal (extra `plots`).")] = True,
     png: Annotated[Path | None, typer.Option(help="Draw its curves into this file.")] = None,
+    ledger: Annotated[bool, typer.Option("--ledger", help="Print where its time and traffic went instead.")] = False,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: output.Json = False,
@@ -98,6 +101,9 @@ def show(
     """One run: what it is, how far it is, what came of it."""
     with connect(url, key_file) as client:
         run = client.runs.get(run_id)
+        if ledger:
+            steps = list(client.runs.metrics(run_id))
+            return output.show_json(total(step.ledger for step in steps)) if as_json else show_ledger(steps)
         if as_json:
             return output.show_json(run)
         output.show_facts(
