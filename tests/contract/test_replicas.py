@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +205,34 @@ def test_what_is_not_the_teacher_that_was_registered_is_refused_by_name_and_coun
             there.score(about(context))
         assert set(there.hosts.scored()) == {"a"}
         assert there.ledger().refused == 1
+
+
+class CutOff(httpx.BaseTransport):
+    """Breaks off in the middle of every head."""
+
+    def __init__(self, through: httpx.BaseTransport) -> None:
+        self._through = through
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._through.handle_request(request)
+        if request.url.path != "/v1/head":
+            return answer
+
+        def half() -> Iterator[bytes]:
+            yield answer.read()[:500]
+            raise httpx.ReadError("cut off")
+
+        return httpx.Response(answer.status_code, headers=answer.headers, content=half())
+
+
+def test_a_head_that_one_endpoint_breaks_off_comes_whole_from_another(tmp_path: Path) -> None:
+    with house(tmp_path, {"a": table(), "b": table()}) as there:
+        there.hosts.teachers["a"] = CutOff(there.hosts.teachers["a"])
+        there.hosts.away.add("b")
+        there.clock.meanwhile = there.hosts.away.clear
+        head = there.pool.head("expert")
+        np.testing.assert_array_equal(head.weight_VD, np.eye(V, dtype=np.float32))
+        assert [host for host, path in there.hosts.requests if path == "/v1/head"].count("b") == 1
 
 
 def test_what_is_no_teacher_at_all_is_left_out(tmp_path: Path) -> None:
