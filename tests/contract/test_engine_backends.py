@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -81,6 +83,26 @@ def asked() -> ScoreRequest:
         support=Support.TOPK,
         k=2,
     )
+
+
+def test_an_engine_is_given_several_requests_at_once(folder: Path) -> None:
+    together = threading.Barrier(3)
+
+    class Batching(Reloading):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/inference/v1/generate" and self.gather:
+                together.wait(20)
+            return super().__call__(request)
+
+        gather = False
+
+    server = Batching()
+    client = VllmClient(URL, None, STOCK, transport=httpx.MockTransport(server))
+    with VllmBackend(client, folder, device="cpu", dtype="float32") as backend, teaching(backend) as taught:
+        server.gather = True
+        with ThreadPoolExecutor(3) as threads:
+            answers = list(threads.map(lambda _: taught.client.score(asked()), range(3)))
+    assert all(np.array_equal(each.logprob_T, answers[0].logprob_T) for each in answers)
 
 
 def test_our_protocol_is_outside(backend: VllmBackend) -> None:
