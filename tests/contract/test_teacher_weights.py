@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Conflict, Invalid, NotFound, Overloaded, PreceptorError, TooLarge
 from preceptor.tensors import Tensor
+from preceptor.weights import body_of
 from preceptor.wire.score import Numbers, ScoreRequest, Scores
 from preceptor.wire.teachers import Support
 from preceptor.wire.weights import WeightsKind
@@ -228,6 +230,22 @@ def test_an_adapter_is_what_peft_merges_and_the_next_one_starts_from_the_base(
     same(client.score(request), reference(third / "merged", request), atol=1e-5)
 
 
+def test_an_adapter_is_not_added_to_a_base_that_is_another_or_was_changed(tmp_path: Path) -> None:
+    served = tiny_model_folder(tmp_path / "served", tie_word_embeddings=False)
+    adapter = adapter_of(served, tmp_path / "adapter", ["q_proj"], seed=1)
+    with teaching(HfBackend(served), teacher_takes_weights=True) as taught:
+        body = replace(body_of(adapter), base="sha256:" + "0" * 64)
+        with pytest.raises(Conflict, match="the last full weights are") as caught:
+            taught.client.send_weights(body)
+        assert caught.value.problem.field == "base"
+        taught.client.send_weights(replace(body, base=taught.client.card().weights_hash))
+        tiny_model_folder(served, seed=2, tie_word_embeddings=False)
+        with pytest.raises(Conflict, match=r"model\.safetensors was changed since the teacher was started"):
+            taught.client.load_weights(adapter)
+        assert taught.client.load_weights(served).weights_version == 2
+        taught.client.load_weights(adapter)
+
+
 def test_an_adapter_for_the_head_moves_it(taught: Teaching, folders: list[Path], tmp_path: Path) -> None:
     adapter = adapter_of(folders[0], tmp_path, ["lm_head"], seed=4)
     before = taught.client.card()
@@ -427,6 +445,7 @@ def test_nothing_is_left_when_the_teacher_ends(folders: list[Path], tmp_path: Pa
         for version in range(1, 4):
             taught.client.load_weights(folders[version])
             (mine,) = (tmp_path / "spool").iterdir()
+            assert f"preceptor_teacher_loaded_weights_total {version}.0" in taught.http.get("/metrics").text
             assert [path.name for path in mine.iterdir()] == [f"body-{version}.safetensors"], "the base, and no other"
     assert not list((tmp_path / "spool").iterdir())
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,18 @@ class Base:
     hash: str
     file: Path | None = None
     """Ours, and deleted when another base takes its place; None: the folder that the teacher was started with."""
+    marks: Mapping[Path, tuple[int, int]] = field(default_factory=dict[Path, tuple[int, int]])
+    """Size and time of the folder's files, which are not ours to keep as they are."""
+
+    def check(self) -> None:
+        """Raises Conflict where the folder's files are not those any more that the teacher was started with."""
+        for path, mark in self.marks.items():
+            if not path.is_file() or _mark(path) != mark:
+                raise Conflict(
+                    f"base: {path} was changed since the teacher was started, so that nothing can be added to it.",
+                    field="base",
+                    remedy="Send full weights, or start the teacher again.",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,9 @@ class Loader:
         """`spool`: where bodies are written; None: the system's temporary folder."""
         self._backend, self._layout, self._frozen_head = backend, layout, frozen_head
         tensors = {name: each for name, each in open_folder(layout.folder).items() if name not in layout.tied}
-        self._base = Base(tensors, backend.about.weights_hash or weights_hash(tensors))
+        marks = {path: _mark(path) for path in {each.path for each in tensors.values()}}
+        self._base = Base(tensors, backend.about.weights_hash or weights_hash(tensors), marks=marks)
+        self._coming: Path | None = None
         self._adapted = frozenset[str]()
         if spool is not None:
             spool.mkdir(parents=True, exist_ok=True)
@@ -134,13 +148,18 @@ class Loader:
 
     def took(self, update: Update) -> None:
         """The update is live now."""
+        self._coming = None
         old, self._base, self._adapted = self._base, update.base, update.adapted
         if old.file is not None and old.file != update.base.file:
             old.file.unlink(missing_ok=True)
 
+    def expect(self, body: Path | None) -> None:
+        """This file may become the base at any moment, whoever still waits for it; None: it will not."""
+        self._coming = body
+
     def holds(self, body: Path) -> bool:
-        """Whether this file is what adapters are added to."""
-        return self._base.file == body
+        """Whether this file is what adapters are added to, or may become it."""
+        return body in (self._base.file, self._coming)
 
     def close(self) -> None:
         """Delete what was written."""
@@ -164,6 +183,8 @@ class Loader:
                     remedy=f"Leave '{also}' out, or serve a model with a head of its own.",
                 )
         tensors = {name: stored for name, stored in found.items() if name not in tied}
+        if self._frozen_head:
+            self._base.check()
         for name in self._layout.head if self._frozen_head else ():
             if not _equal(tensors[name], self._base.tensors[name]):
                 raise _frozen(name)
@@ -173,6 +194,7 @@ class Loader:
         return Update(weights, base, frozenset[str]())
 
     def _lora(self, found: Mapping[str, Stored], version: int, scale: float) -> Update:
+        self._base.check()
         adapters = adapters_of(found, self._layout)
         if self._frozen_head and (moved := sorted(adapters.keys() & self._layout.head)):
             raise _frozen(moved[0])
@@ -212,6 +234,11 @@ def _check_finite(tensors: Mapping[str, Stored]) -> None:
                 field="weights",
                 remedy="Look at the run that made them; nothing was changed here.",
             )
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _equal(one: Stored, other: Stored) -> bool:

@@ -45,6 +45,7 @@ class Meters:
         self.written = counter("written_tokens", "Tokens written.")
         self.received = counter("received_bytes", "Bytes of request bodies.")
         self.sent = counter("sent_bytes", "Bytes of score answers.")
+        self.loaded = counter("loaded_weights", "Versions of the weights that were loaded.")
         self.queue = Gauge("preceptor_teacher_queue", "Requests that wait or run.", registry=self.registry)
         self.queued = histogram("queued_seconds", "Seconds that requests waited.")
         self.computed = histogram("computed_seconds", "Seconds that requests were worked on.")

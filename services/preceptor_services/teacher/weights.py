@@ -71,9 +71,15 @@ async def _load(
             service.heads.move(None if head is None else head.hash, service.backend.head())
             loader.took(update)
 
-        await service.scheduler.exclusive(exchange)
+        loader.expect(body)
+        try:
+            await service.scheduler.exclusive(exchange)
+        except Exception:
+            loader.expect(None)
+            raise
         seconds = time.monotonic() - began
     weights = update.weights
+    service.meters.loaded.inc()
     log.info("version %d is live after %.2f s: %d tensors, %s", weights.version, seconds, len(weights.changed), kind)
     head = service.backend.about.head
     return WeightsLoaded(
