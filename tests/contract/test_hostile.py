@@ -20,6 +20,10 @@ ADMIN_ONLY = {
     ("post", "/v1/teachers"),
     ("post", "/v1/teachers/{name}/drain"),
     ("delete", "/v1/teachers/{name}/drain"),
+    ("post", "/v1/teachers/{name}/endpoints"),
+    ("post", "/v1/teachers/{name}/endpoints/{endpoint_id}/drain"),
+    ("delete", "/v1/teachers/{name}/endpoints/{endpoint_id}/drain"),
+    ("delete", "/v1/teachers/{name}/endpoints/{endpoint_id}"),
     ("delete", "/v1/teachers/{name}"),
 }
 
@@ -31,7 +35,7 @@ def endpoints(house: House) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def filled(path: str) -> str:
-    names = ("{run_id}", "{name}", "{bank}", "{key_id}")
+    names = ("{run_id}", "{name}", "{bank}", "{key_id}", "{endpoint_id}")
     for name in names:
         path = path.replace(name, "x")
     return path.replace("{artifact_id}", "sha256:" + "0" * 64).replace("{sha256}", "0" * 64)
