@@ -7,7 +7,8 @@ size, V vocabulary, K ids of a sparse support.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -101,6 +102,23 @@ class Batch:
         """Whether some teacher's numbers are still of spans, not of tokens."""
         return any(slot.span_T is not None for slots in self.slots.values() for slot in slots)
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch where the student's weights are; itself where it is there already."""
+        if self.token_T.device == device:
+            return self
+        heads: dict[int, Head] = {}
+
+        def head(of: Head | None) -> Head | None:
+            if of is not None and id(of) not in heads:  # slots of one teacher share theirs
+                heads[id(of)] = Head(of.weight_VD.to(device), None if of.bias_V is None else of.bias_V.to(device))
+            return None if of is None else heads[id(of)]
+
+        def slot(of: Slot) -> Slot:
+            return replace(_moved(of, device), head=head(of.head))
+
+        slots = {name: [slot(each) for each in slots] for name, slots in self.slots.items()}
+        return replace(_moved(self, device), behaviour=_moved(self.behaviour, device), slots=slots)
+
     def view(self, student: Scalars) -> TokenView:
         """What weights may look at, given the student's own scalars."""
         return TokenView(
@@ -115,6 +133,15 @@ class Batch:
             token_T=self.token_T,
             step=self.step,
         )
+
+
+Held = TypeVar("Held", Batch, Slot, Scalars)
+
+
+def _moved(of: Held, device: torch.device) -> Held:
+    """With its own tensors on this device."""
+    mine = {each.name: getattr(of, each.name) for each in fields(of)}
+    return replace(of, **{name: value.to(device) for name, value in mine.items() if isinstance(value, Tensor)})
 
 
 def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: int, dtype: torch.dtype) -> Batch:
@@ -164,7 +191,7 @@ def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
             return slot
         heard_T, span_T = slot.span_T >= 0, slot.span_T.clamp(min=0)
         own_T = torch.where(heard_T, logprob_T, torch.zeros_like(logprob_T))
-        total_S = torch.zeros(int(span_T.max()) + 1 if len(span_T) else 0, dtype=own_T.dtype)
+        total_S = own_T.new_zeros(int(span_T.max()) + 1 if len(span_T) else 0)
         others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
         said_T = torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T))
         present_T = slot.present_T

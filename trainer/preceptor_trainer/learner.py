@@ -60,6 +60,7 @@ class Learner:
     def gradient(self, batch: Batch) -> Sums | None:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
         head = head_of(self._model.module)
+        batch = batch.to(self._model.device)
         passes = cuts(batch.rows, self._model.module, self._training.microbatch_tokens)
         self.positions = sum(cut.tokens for cut in passes)
         weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)

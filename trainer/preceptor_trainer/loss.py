@@ -155,7 +155,7 @@ def first_pass(
 def blank_scalars(batch: Batch, dtype: torch.dtype) -> Scalars:
     """The student's presence and weight where its log-probabilities are not known yet (NaN, so that nobody reads
     them)."""
-    ones_T = torch.ones(batch.tokens, dtype=dtype)
+    ones_T = torch.ones(batch.tokens, dtype=dtype, device=batch.token_T.device)
     return Scalars(logprob_T=ones_T * float("nan"), present_T=ones_T, weight_T=ones_T)
 
 
