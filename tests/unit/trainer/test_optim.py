@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from preceptor.wire.runs import Training
 from preceptor_trainer.optim import NonFiniteGradient, Optimizer
+from preceptor_trainer.parts.constraints import Named, Sparse
 from preceptor_trainer.recipe import AllWeights, Constraint
 
 
@@ -89,3 +92,68 @@ def test_a_state_of_another_model_is_refused() -> None:
     optimizer = Optimizer(module(), Training(), AllWeights())
     with pytest.raises(ValueError, match="of other parameters: elsewhere"):
         optimizer.load({"elsewhere/exp_avg": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 0.82, 0.64, 0.46, 0.28]),
+        ("cosine", [0.5, 1.0, 0.9140576, 0.6890576, 0.4109424, 0.1859424]),
+    ],
+)
+def test_a_schedule_goes_from_the_peak_to_its_end_one_step_after_the_last(
+    schedule: Literal["constant", "linear", "cosine"], rates: list[float]
+) -> None:
+    final = None if schedule == "constant" else 0.1
+    settings = Training(steps=6, learning_rate=1.0, warmup_steps=2, schedule=schedule, final_learning_rate=final)
+    optimizer = Optimizer(module(), settings, AllWeights())
+    assert [optimizer.learning_rate(step) for step in range(1, 7)] == pytest.approx(rates)
+    assert optimizer.learning_rate(7) == pytest.approx(1.0 if final is None else final)
+
+
+@pytest.mark.parametrize("choose", ["largest", "smallest", "random"])
+def test_a_mask_holds_the_update_and_leaves_the_gradient_whole(
+    choose: Literal["largest", "smallest", "random"],
+) -> None:
+    layer, free = module(), module()
+    before = layer.weight.detach().clone()
+    settings = Training(warmup_steps=0, weight_decay=0.5, learning_rate=0.1)
+    constraint = Sparse(share=0.34, choose=choose)
+    norms = [push(layer, held := Optimizer(layer, settings, constraint), 1)]
+    norms.append(push(free, Optimizer(free, settings, AllWeights()), 1))
+    assert norms[0] == norms[1], "the norm is the whole gradient's"
+    mask = constraint.mask("weight", before)
+    assert int(mask.sum()) == 2 and mask.shape == before.shape
+    assert torch.equal(layer.weight[~mask], before[~mask]), "weight decay does not reach them either"
+    assert torch.equal(layer.weight[mask], free.weight[mask]), "the others move as if all did"
+    assert not torch.equal(layer.weight[mask], before[mask])
+    again = Optimizer(layer, settings, constraint)
+    again.load(held.state())
+    push(layer, again, 2)
+    assert torch.equal(layer.weight[~mask], before[~mask]), "the mask is that of the first weights, not of today's"
+
+
+def test_a_sparse_mask_is_what_it_says() -> None:
+    weight = torch.tensor([[4.0, -1.0, 0.5], [-9.0, 2.0, 0.1]])
+    assert Sparse(share=0.4, choose="largest").mask("w", weight).tolist() == [
+        [True, False, False],
+        [True, False, False],
+    ]
+    assert Sparse(share=0.4, choose="smallest").mask("w", weight).tolist() == [
+        [False, False, True],
+        [False, False, True],
+    ]
+    drawn = Sparse(share=0.5, choose="random", seed=1).mask("w", weight)
+    assert int(drawn.sum()) == 3
+    assert torch.equal(drawn, Sparse(share=0.5, choose="random", seed=1).mask("w", 2 * weight)), "of names, not weights"
+    assert int(Sparse(share=0.01).mask("w", weight).sum()) == 1, "never nothing"
+
+
+def test_parameters_are_named_by_pattern() -> None:
+    constraint = Named(names=("*.mlp.*", "model.layers.1?.*"))
+    assert [constraint.trains(name) for name in ("a.mlp.up", "model.layers.12.attn", "model.layers.2.attn")] == [
+        True,
+        True,
+        False,
+    ]
