@@ -15,9 +15,11 @@ from pydantic import SecretStr
 from preceptor.errors import Invalid
 from preceptor.wire.score import ScoreRequest
 from preceptor.wire.teachers import Support
+from preceptor.wire.weights import WeightsKind
 from preceptor_services.teacher.backends.compiling import compiled
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_services.teacher.engines import BackendKind
+from preceptor_services.teacher.loader import Loader
 from preceptor_services.teacher.serve import serve
 from preceptor_services.teacher.settings import TeacherSettings
 from preceptor_trainer.model import Model, load_model
@@ -48,7 +50,9 @@ def asked(lengths: tuple[int, ...], context: int, shared: bool) -> ScoreRequest:
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
-def test_a_compiled_model_gives_the_same_numbers(folder: Path, model: Model) -> None:
+def test_a_compiled_model_gives_the_same_numbers_also_of_other_weights(
+    folder: Path, model: Model, tmp_path: Path
+) -> None:
     backend = HfBackend(folder, compile=True, prefix_bytes=1 << 24)
     for request in (
         asked((7, 3, 12), 5, shared=False),
@@ -61,6 +65,12 @@ def test_a_compiled_model_gives_the_same_numbers(folder: Path, model: Model) -> 
             np.testing.assert_allclose(found.logprob_T, expected.logprob_T, atol=1e-4)
             assert found.hidden_TD is not None and expected.hidden_TD is not None
             np.testing.assert_allclose(found.hidden_TD, expected.hidden_TD, atol=1e-4)
+    other = tiny_model_folder(tmp_path / "other", layers=1, seed=1)
+    loader = Loader(backend, backend.layout(), frozen_head=False, spool=tmp_path)
+    backend.prepare(loader.read(other / "model.safetensors", WeightsKind.FULL, 1, None).weights)()
+    request = asked((9, 4), 40, shared=True)
+    expected = score(load_model(other), request)
+    np.testing.assert_allclose(backend.score(request, lambda: None).logprob_T, expected.logprob_T, atol=1e-4)
 
 
 def test_a_model_that_torch_cannot_compile_is_refused_by_name(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
