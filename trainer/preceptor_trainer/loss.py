@@ -60,9 +60,9 @@ def fold(
     sums = Sums()
     grad_TD = torch.zeros_like(hidden_TD, requires_grad=False)
     on_head = HeadGradient(head.weight_VD, head.bias_V)
-    compute_VD = head.weight_VD.detach().to(hidden_TD.dtype)
+    compute = Head(head.weight_VD.detach().to(hidden_TD.dtype), head.bias_V)
     with torch.no_grad():
-        for block in walk(batch, head, hidden_TD, start, block_tokens):
+        for block in walk(batch, compute, hidden_TD, start, block_tokens):
             moves = False
             for begin, end in block.chunks():
                 seen = block.view(batch, view, begin, end)
@@ -75,7 +75,7 @@ def fold(
                     mine_TV.copy_(grad_TV)
                     moves = True
             if moves:
-                torch.mm(block.student_TV, compute_VD, out=grad_TD[block.begin - start : block.end - start])
+                torch.mm(block.student_TV, compute.weight_VD, out=grad_TD[block.begin - start : block.end - start])
                 on_head.add(block.student_TV, block.hidden_TD)
     on_head.close()
     return grad_TD, sums
