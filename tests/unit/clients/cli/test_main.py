@@ -21,7 +21,7 @@ NOUNS = {
     "recipes": {"list", "show"},
     "artifacts": {"push", "list", "pull"},
     "keys": {"create", "list", "revoke"},
-    "teacher": {"serve"},
+    "teacher": {"serve", "load-weights"},
 }
 
 
