@@ -10,6 +10,7 @@ from preceptor.errors import (
     BadScores,
     Conflict,
     Corrupt,
+    Interrupted,
     Invalid,
     LeaseLost,
     NotAuthorised,
@@ -22,6 +23,7 @@ from preceptor.errors import (
     TeacherUnavailable,
     TooLarge,
     Unreachable,
+    VersionsDisagree,
 )
 from preceptor.wire.artifacts import Artifact, ArtifactKind
 from preceptor.wire.common import Page, Problem, Scope
@@ -39,6 +41,7 @@ __all__ = [
     "Corrupt",
     "DatasetSource",
     "Event",
+    "Interrupted",
     "Invalid",
     "LeaseLost",
     "NotAuthorised",
@@ -62,4 +65,5 @@ __all__ = [
     "TooLarge",
     "Training",
     "Unreachable",
+    "VersionsDisagree",
 ]
