@@ -74,30 +74,26 @@ class Tally:
         logits_NV = torch.nn.functional.linear(hidden_ND, self._head.weight_VD, self._head.bias_V).float()
         if self._request.temperature != 1.0:
             logits_NV /= self._request.temperature
-        lse_N = logits_NV.logsumexp(dim=1)
+        logprob_NV = logits_NV.log_softmax(dim=1)
         token_N1 = self._wanted.token_T[index_N, None]
-        written_N1 = logits_NV.gather(1, token_N1)
-        self._logprob_T[at_N] = _numpy(written_N1[:, 0] - lse_N)
+        self._logprob_T[at_N] = _numpy(logprob_NV.gather(1, token_N1)[:, 0])
         if self._hidden_TD is not None:
             self._hidden_TD[at_N] = _numpy(hidden_ND.float())
         if self._entropy_T is not None:
-            logprob_NV = logits_NV - lse_N[:, None]
             self._entropy_T[at_N] = _numpy(-(logprob_NV.exp() * logprob_NV).sum(dim=1))
         if self._logsumexp_T is not None:
-            self._logsumexp_T[at_N] = _numpy(lse_N)
+            self._logsumexp_T[at_N] = _numpy(logits_NV.logsumexp(dim=1))
         if self._rank_T is not None:
-            self._rank_T[at_N] = _numpy((logits_NV > written_N1).sum(dim=1))
+            self._rank_T[at_N] = _numpy((logits_NV > logits_NV.gather(1, token_N1)).sum(dim=1))
         if self._logprobs_TK is not None and self._tail_T is not None and self._ids_TK is not None:
             if self._wanted.candidate_TK is None:
-                chosen = logits_NV.topk(self._request.k, dim=1)
-                self._ids_TK[at_N] = _numpy(chosen.indices)
-                ids_NK, logits_NK = chosen.indices, chosen.values
+                ids_NK = logits_NV.topk(self._request.k, dim=1).indices
+                self._ids_TK[at_N] = _numpy(ids_NK)
             else:
                 ids_NK = self._wanted.candidate_TK[index_N]
-                logits_NK = logits_NV.gather(1, ids_NK.clamp(min=0)).masked_fill(ids_NK < 0, -torch.inf)
-            logprobs_NK = logits_NK - lse_N[:, None]
+            logprobs_NK = logprob_NV.gather(1, ids_NK.clamp(min=0)).masked_fill(ids_NK < 0, -torch.inf)
             self._logprobs_TK[at_N] = _numpy(logprobs_NK)
-            self._tail_T[at_N] = _numpy(tail(logits_NV, ids_NK, logprobs_NK, lse_N))
+            self._tail_T[at_N] = _numpy(tail(logprob_NV, ids_NK, logprobs_NK))
 
     def done(self) -> Numbers:
         """The finished answer."""
@@ -133,26 +129,26 @@ class _Wanted:
         return cls(torch.from_numpy(tokens).to(device), candidates)
 
 
-def tail(logits_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, lse_N: Tensor) -> Tensor:
-    """[N] log of the probability outside the ids (-1 pads). Spends `logits_NV`."""
+def tail(logprob_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) -> Tensor:
+    """[N] log of the probability outside the ids (-1 pads)."""
     left_N = 1 - logprobs_NK.exp().sum(dim=1)
     small_N = left_N < PLAIN_TAIL
     found_N = left_N.clamp(min=PLAIN_TAIL).log()
     if small_N.any():
         rows = small_N.nonzero()[:, 0]
-        found_N[rows] = _exact_tail(logits_NV[rows], ids_NK[rows], lse_N[rows])
+        found_N[rows] = _exact_tail(logprob_NV[rows], ids_NK[rows])
     return found_N
 
 
-def _exact_tail(logits_NV: Tensor, ids_NK: Tensor, lse_N: Tensor) -> Tensor:
-    """From the logits left over, not as one minus a sum: a tail of 1e-20 keeps its digits."""
+def _exact_tail(logprob_NV: Tensor, ids_NK: Tensor) -> Tensor:
+    """From what is left over, not as one minus a sum: a tail of 1e-20 keeps its digits. Spends `logprob_NV`."""
     # A pad must not strike out id 0: it repeats the row's largest id instead. A row of pads strikes out nothing.
     largest_N1 = ids_NK.max(dim=1, keepdim=True).values
     struck_NK = torch.where(ids_NK < 0, largest_N1, ids_NK).clamp(min=0)
-    first_N = logits_NV[:, 0].clone()
-    logits_NV.scatter_(1, struck_NK, -torch.inf)
-    logits_NV[:, 0] = torch.where(largest_N1[:, 0] < 0, first_N, logits_NV[:, 0])
-    return logits_NV.logsumexp(dim=1) - lse_N
+    first_N = logprob_NV[:, 0].clone()
+    logprob_NV.scatter_(1, struck_NK, -torch.inf)
+    logprob_NV[:, 0] = torch.where(largest_N1[:, 0] < 0, first_N, logprob_NV[:, 0])
+    return logprob_NV.logsumexp(dim=1)
 
 
 def _blocks(count: int, vocabulary: int) -> Iterator[slice]:
