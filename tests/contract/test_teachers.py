@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire.common import Scope
 from preceptor.wire.runs import RunState
-from preceptor.wire.teachers import TeacherCreate, TeacherState
+from preceptor.wire.teachers import Card, Probe, TeacherCreate, TeacherState
 from preceptor_services.api.teachers.urls import check_url
 from preceptor_services.settings import Settings
 from tests.contract.conftest import House
@@ -62,6 +64,31 @@ def test_one_name_is_one_teacher(house: House):
     house.admin.teachers.add(TeacherCreate(name="t", url=serve(house)))
     with pytest.raises(Conflict, match="There is a teacher t already"):
         house.admin.teachers.add(TeacherCreate(name="t", url=serve(house)))
+
+
+def test_of_two_that_take_one_name_at_once_one_gets_it(house: House):
+    """Both find the name free, look, and come back to register."""
+    url, gate, names = serve(house), threading.Barrier(2), list[str]()
+
+    def both_look(*asked: object) -> tuple[Card, Probe]:
+        gate.wait(30)
+        return house.faculty(*asked)  # pyright: ignore[reportArgumentType]
+
+    house.app.state.plane = replace(house.plane, probe=both_look)
+
+    def add() -> None:
+        try:
+            names.append(house.admin.teachers.add(TeacherCreate(name="t", url=url)).name)
+        except Conflict as error:
+            names.append(str(error))
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(each[:10] for each in names) == ["There is a", "t"]
+    assert len(house.admin.teachers.list()) == 1
 
 
 def test_a_teacher_that_went_away_is_down_and_comes_back(house: House):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from preceptor.errors import NotAuthorised
 from preceptor.wire.runs import LeaseGrant
 from preceptor.wire.teachers import Card, TeacherCreate, TeacherKind, TeacherState
-from preceptor_services.api.teachers.watch import LOOKS_AT_ONCE, watch
+from preceptor_services.api.teachers.watch import LOOKS_AT_ONCE, Watcher, watch
 from tests.contract.conftest import House
 from tests.contract.doubles import card_for
 from tests.contract.test_endpoints import HERE, at, grow, in_use, notes, take, taught
@@ -237,6 +239,59 @@ def test_one_that_left_meanwhile_is_not_brought_back(house: House, monkeypatch: 
     patch_vital(house, monkeypatch, leaving)
     rounds(house)
     assert states(house) == ["degraded"]
+
+
+def test_a_look_that_breaks_is_logged_and_the_others_count(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    two(house)
+
+    def broken(url: str, key: str | None, *how: object) -> Card:
+        if url == HERE:
+            raise RuntimeError("a bug")
+        return house.faculty.cards[url].model_copy(update={"weights_version": 9})
+
+    patch_vital(house, monkeypatch, broken)
+    rounds(house)
+    assert states(house) == ["ready", "degraded"]
+    assert "could not be looked at" in caplog.text
+
+
+class Heard(list[str]):
+    """A list that tells when something comes into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = threading.Event()
+
+    def append(self, item: str) -> None:
+        super().append(item)
+        self.event.set()
+
+
+def test_the_control_plane_watches_by_itself(tmp_path: Path, make_house: Callable[..., House]):
+    house = make_house(f"sqlite:///{tmp_path / 'preceptor.db'}", watch_seconds=0.01)
+    house.faculty.watched = heard = Heard()
+    house.run()
+    assert heard.event.wait(30)
+
+
+def test_to_stop_it_does_not_wait_for_a_teacher(sqlite_house: House):
+    house, asked, answer = sqlite_house, threading.Event(), threading.Event()
+
+    def hanging(url: str, key: str | None, *how: object) -> Card:
+        asked.set()
+        assert answer.wait(60)
+        return house.faculty.cards[url]
+
+    house.run()
+    often = house.settings.model_copy(update={"watch_seconds": 0.01})
+    watcher = Watcher(replace(house.plane, vital=hanging, settings=often))
+    watcher.start()
+    assert asked.wait(30)
+    watcher.stop()
+    assert not answer.is_set(), "it is still being waited for, by a thread that holds up nobody"
+    answer.set()
 
 
 def patch_vital(house: House, monkeypatch: pytest.MonkeyPatch, vital: Any) -> None:

@@ -27,7 +27,7 @@ from preceptor_services.api.runs import worker_endpoints
 from preceptor_services.api.skills import endpoints as skills
 from preceptor_services.api.sweeper import sweep_for_ever
 from preceptor_services.api.teachers import endpoints as teachers
-from preceptor_services.api.teachers.watch import watch_for_ever
+from preceptor_services.api.teachers.watch import Watcher
 from preceptor_services.db.columns import now
 from preceptor_services.db.migrations import upgrade
 from preceptor_services.db.session import Database
@@ -75,14 +75,15 @@ def create_app(
                 vital=vital,
                 bell=Bell(),
             )
-            tasks = [asyncio.create_task(work(plane)) for work in (sweep_for_ever, watch_for_ever)]
+            sweeper, watcher = asyncio.create_task(sweep_for_ever(plane)), Watcher(plane)
+            watcher.start()
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
+                sweeper.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sweeper
+                await run_in_threadpool(watcher.stop)
         finally:
             database.close()
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, Invalid, NotFound, PreceptorError
@@ -78,7 +79,10 @@ def add(plane: Plane, wish: TeacherCreate) -> Teacher:
             )
         )
         unit.session.add(teacher)
-        unit.session.flush()
+        try:
+            unit.session.flush()
+        except IntegrityError as error:  # another one took the name since it was found free
+            raise _taken(wish.name) from error
         return shown(teacher)
 
 
@@ -164,4 +168,8 @@ def _agreed(known: Card | None, found: list[Card]) -> Card | None:
 
 def _check_free(session: Session, name: str) -> None:
     if find(session, name) is not None:
-        raise Conflict(f"There is a teacher {name} already.", field="name", remedy="Choose another name, or delete it.")
+        raise _taken(name)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is a teacher {name} already.", field="name", remedy="Choose another name, or delete it.")

@@ -3,18 +3,19 @@
 Only endpoints that a run which has not ended may ask are looked at, several at once, and no transaction is held
 meanwhile. The database is written where something changed, and the runs are told; where nothing did, a round costs one
 query. Every control plane on the database does this for itself, and what they find is the same.
+
+All threads here are daemons: a control plane that is told to stop does not wait for a teacher that does not answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 
 from preceptor.adapters import Stock, stock_of
 from preceptor.errors import NotAuthorised, PreceptorError
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MISSES = 2
 """Looks in a row that nobody must have answered before an endpoint is down: one may be a hiccup."""
+STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,29 +54,73 @@ class _Seen:
     trouble: str | None = None
 
 
-async def watch_for_ever(plane: Plane) -> None:
-    """Wait, watch, wait. A round that fails is logged and not the last."""
-    while True:
-        await asyncio.sleep(plane.settings.watch_seconds)
-        try:
-            await run_in_threadpool(watch, plane)
-        except Exception:
-            log.exception("A look at the teachers failed; the next one is in %.0f s", plane.settings.watch_seconds)
+class Watcher:
+    """Watches until it is stopped."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Wait, watch, wait, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin no more rounds. One that is under way is given a moment to end."""
+        self._stopping.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._plane.settings.watch_seconds):
+            watch_once(self._plane)
+
+
+def watch_once(plane: Plane) -> None:
+    """One round; one that fails is logged and not the last."""
+    try:
+        watch(plane)
+    except Exception:
+        log.exception("A look at the teachers failed; the next one is in %.0f s", plane.settings.watch_seconds)
 
 
 def watch(plane: Plane) -> None:
     """One round."""
     watched = _watched(plane)
     plane.misses.keep({each.id for each in watched})
-    if not watched:
-        return
-    with ThreadPoolExecutor(min(LOOKS_AT_ONCE, len(watched)), thread_name_prefix="watch") as threads:
-        seen = dict(
-            zip((each.id for each in watched), threads.map(lambda each: _see(plane, each), watched), strict=True)
-        )
+    seen = _see_all(plane, watched)
     for each in watched:
-        if (found := seen[each.id]) is not None:
+        if (found := seen.get(each.id)) is not None:
             _record(plane, each, found)
+
+
+def _see_all(plane: Plane, watched: Sequence[_Watched]) -> dict[str, _Seen]:
+    """What is to be seen at these endpoints, several at once; one of which nothing can be said is absent."""
+    left, seen = SimpleQueue[_Watched](), dict[str, _Seen]()
+    for each in watched:
+        left.put(each)
+
+    def work() -> None:
+        while True:
+            try:
+                each = left.get_nowait()
+            except Empty:
+                return
+            try:
+                found = _see(plane, each)
+            except Exception:
+                log.exception("Teacher %s at %s could not be looked at", each.teacher, each.url)
+                continue
+            if found is not None:
+                seen[each.id] = found
+
+    names = range(min(LOOKS_AT_ONCE, len(watched)))
+    threads = [threading.Thread(target=work, name=f"watch-{name}", daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
 
 
 def _watched(plane: Plane) -> Sequence[_Watched]:
