@@ -9,7 +9,7 @@ Shape letters: B rows at work, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -20,7 +20,7 @@ from torch import Tensor
 from preceptor_trainer.draws import Completion, Job, draw, uniforms
 from preceptor_trainer.model import Model, eos_ids, head_of
 from preceptor_trainer.packing import as_taken
-from preceptor_trainer.seats import Prompts, Slots, token_bytes
+from preceptor_trainer.seats import Prompts, Read, Slots, token_bytes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,17 +84,18 @@ class Desk:
 
     def _admit(self) -> list[Row]:
         """Slots that are free go to the queue; the new rows, with their first tokens."""
-        groups = defaultdict[tuple[int, ...], list[int]](list)
+        fresh: list[tuple[int, Read]] = []
         free = [*(at for at, row in enumerate(self._rows) if row.done), *range(len(self._rows), self._most)]
         for at in free[: len(self._queue)]:
             number, job = self._queue.popleft()
             self._rows[at : at + 1] = [Row(number=number, job=job, uniforms=uniforms(job.seed, job.max_tokens))]
-            groups[job.prompt_ids].append(at)
-        for prompt, slots in groups.items():
-            read = self._prompts[prompt]
-            self._slots.fill(slots, read)
-            self._draw([self._rows[at] for at in slots], read.logits_V.expand(len(slots), -1))
-        return [self._rows[at] for slots in groups.values() for at in slots]
+            fresh.append((at, self._prompts[job.prompt_ids]))
+        rows = [self._rows[at] for at, _ in fresh]
+        for _, same in groupby(fresh, key=lambda each: id(each[1].cache)):
+            self._slots.fill(*zip(*same, strict=True))
+        if fresh:
+            self._draw(rows, torch.stack([read.logits_V for _, read in fresh]))
+        return rows
 
     def _close_ranks(self) -> None:
         """The last rows move to the slots of rows that ended and that nobody took."""

@@ -133,13 +133,19 @@ class Slots(Cache):
         self._cursor = _Cursor(row_B=nothing, at_B=nothing)
         super().__init__(layers=[_Layer(layer, rows, capacity, self._cursor) for layer in layers])
 
-    def fill(self, slots: Sequence[int], prompt: Read) -> None:
-        """Copy a prompt into these slots."""
-        at_R, length = torch.tensor(slots, device=prompt.logits_V.device), prompt.length
-        theirs: list[Any] = prompt.cache.layers
+    def fill(self, slots: Sequence[int], prompts: Sequence[Read]) -> None:
+        """Copy prompts that were read together into these slots, one each.
+
+        What pads a short one comes along: it lies behind the row's last token, where nobody looks before it is
+        overwritten.
+        """
+        device, length = prompts[0].logits_V.device, max(prompt.length for prompt in prompts)
+        at_R = torch.tensor(slots, device=device)
+        from_R = torch.tensor([prompt.index for prompt in prompts], device=device)
+        theirs: list[Any] = prompts[0].cache.layers
         for mine, layer in zip(self._layers, theirs, strict=True):
-            mine.keys[at_R, :, :length] = layer.keys[prompt.index, :, :length]
-            mine.values[at_R, :, :length] = layer.values[prompt.index, :, :length]
+            mine.keys[at_R, :, :length] = layer.keys[from_R, :, :length]
+            mine.values[at_R, :, :length] = layer.values[from_R, :, :length]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy one slot's first `length` tokens to another."""
