@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from preceptor_trainer.evaluate import Z95, Evaluator, gain_interval, half_width, mean_half_width
 from preceptor_trainer.model import Model, load_model, prompt_ids
-from preceptor_trainer.sampler import Completion, Job
+from preceptor_trainer.sampler import Completion, Job, LocalSampler
 from preceptor_trainer.verifiers import Exact
 from preceptor_trainer.views import Message, Task
 from tests.models import tiny_model_folder
@@ -52,10 +52,11 @@ def test_an_interval_over_tasks_is_wider_than_one_over_answers() -> None:
     assert mean_half_width([0.5] * 40) == half_width(20, 40)
 
 
-class Written:
+class Written(LocalSampler):
     """A sampler whose sampled answers are right as often as it is told; the greedy one is wrong."""
 
     def __init__(self, model: Model, right: str, often: int) -> None:
+        super().__init__(model)
         self._right = tuple(model.tokenizer.encode(right))
         self._often = often
         self.seeds: list[list[int]] = []
