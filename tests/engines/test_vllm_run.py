@@ -56,27 +56,41 @@ def test_a_run_learns_from_it(stack: Stack, client: Client, vllm_url: str, stock
     run = client.runs.get(run.id)
     assert run.state is RunState.SUCCEEDED, run.error
     assert steps_of(events) == list(range(1, TRAINING["steps"] + 1))
-    check_ledger(client, run)
+    check_ledger(client, run, "teacher", 70)
     (sample, *_) = client.runs.samples(run.id)
     stamp = sample.stamps["teacher"]
     assert stamp.engine.startswith("vllm ") and (stamp.teacher, stamp.temperature) == ("stock", 1.0)
 
 
-def check_ledger(client: Client, run: Run) -> None:
+def check_ledger(client: Client, run: Run, role: str, bytes_per_token: int) -> None:
     """Every rollout was scored over HTTP, and the bytes that passed were counted."""
     for step in client.runs.metrics(run.id):
         ledger = step.ledger
-        asked = ledger.teachers["teacher"]
+        asked = ledger.teachers[role]
         assert ledger.scored_sequences == ledger.stamped_sequences == ledger.contexts == asked.sequences > 0
         assert asked.tokens == ledger.tokens["completion"] > 0
-        assert asked.bytes_received > 70 * asked.tokens and asked.bytes_sent > 0 and asked.head_bytes == 0
+        assert asked.bytes_received > bytes_per_token * asked.tokens and asked.bytes_sent > 0 and asked.head_bytes == 0
         assert asked.weights_versions == [0]
+
+
+def test_a_run_of_whole_distributions_learns_from_its_likeliest_ids(client: Client, other_weights: Path) -> None:
+    """JSD against what a stock server names, with all else as one event."""
+    student = client.artifacts.push(other_weights, "model", "other")
+    run = client.runs.start(create(client, student, "opsd", "self", "stock"))
+    list(client.runs.events(run.id))
+    run = client.runs.get(run.id)
+    assert run.state is RunState.SUCCEEDED, run.error
+    check_ledger(client, run, "self", 500)
+    for step in client.runs.metrics(run.id):
+        assert 0 <= step.metrics["reference/tail"] < 0.5 and 0 < step.metrics["jsd"] < 0.7
 
 
 def test_a_recipe_that_needs_more_is_refused_at_submit(client: Client, stack: Stack) -> None:
     student = client.artifacts.push(MODEL, "model", "tiny")
-    with pytest.raises(Invalid, match=r"needs the support full, and teacher stock offers sampled, topk"):
-        client.runs.start(create(client, student, "opsd", "self", "stock"))
+    wish = create(client, student, "opsd", "self", "stock")
+    wide = wish.model_copy(update={"overrides": {**wish.overrides, "sparse": {"k": 60_000}}})
+    with pytest.raises(Invalid, match=r"asks for 60000 ids per token, and teacher stock gives"):
+        client.runs.start(wide)
 
 
 def test_a_text_teacher_is_registered_and_trains_nothing(client: Client, vllm_url: str) -> None:

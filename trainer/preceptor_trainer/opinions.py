@@ -122,12 +122,6 @@ class Opinions:
             if self._alignment == "bytes":
                 card = self._scorer.card(role)
                 if card.tokenizer.fingerprint != self._model.card.fingerprint:
-                    if self._recipe.support is not Support.SAMPLED:
-                        raise ValueError(
-                            f"alignment: teacher '{card.teacher}' (role '{role}') has another tokenizer, and the "
-                            f"recipe needs {self._recipe.support.value} or more; across tokenizers there is only "
-                            "sampled"
-                        )
                     self._readers[role] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
         return self._readers[role]
 
@@ -164,6 +158,11 @@ class Opinions:
         if need is Support.SAMPLED:
             return Wanted(need)
         card = self._scorer.card(wish.role)
+        if isinstance(self._reader(wish.role), OtherTokens):
+            raise ValueError(
+                f"alignment: teacher '{card.teacher}' (role '{wish.role}') has another tokenizer, and the context "
+                f"'{wish.context}' needs {need.value} or more; across tokenizers there is only sampled"
+            )
         return choose_support(self._recipe, card.teacher, card, need, self._model.card.vocab_size)
 
     def _candidates(self, wishes: Sequence[Wish], rows: Sequence[Row], k: int) -> np.ndarray:

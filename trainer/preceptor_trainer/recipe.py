@@ -424,6 +424,11 @@ class Recipe(BaseModel):
                 wants += [target.needs, term.needs, *(weight.needs for weight in (*self.weights, *term.weights))]
         return _largest(wants)
 
+    def needs_of(self, role: str) -> Support:
+        """The same of whoever fills a role: the largest of its contexts'. Of a role that only prompts name, all's."""
+        mine = [self.needs(name) for name, context in self.contexts.items() if context.teacher == role]
+        return _largest(mine) if mine else self.support
+
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A validated copy: `recipe.override({"objective": [{"kind": "jsd", "beta": 0.3}]})`.
 

@@ -119,6 +119,7 @@ def test_what_a_context_needs_follows_from_who_reads_it() -> None:
     assert (on_a.needs("a"), on_a.needs("b"), on_a.support) == (TOPK, SAMPLED, TOPK)
     both = composed(JSD(), SampledReverseKL(target=Single(context="b")), target=Single(context="a"))
     assert (both.needs("a"), both.needs("b")) == (TOPK, SAMPLED)
+    assert (both.needs_of("self"), both.needs_of("other"), both.needs_of("a debater")) == (TOPK, SAMPLED, TOPK)
     assert composed(_Exact(), target=Single(context="a")).needs("a") is FULL
     assert composed(JSD(weights=(_Entropy(),)), target=Single(context="a")).needs("a") is FULL
     assert composed(NLL(weights=(_Entropy(),)), target=Single(context="a")).needs("a") is SAMPLED

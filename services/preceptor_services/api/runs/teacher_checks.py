@@ -53,7 +53,7 @@ def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, long
     """Raises Invalid where a teacher does not suit the student and the recipe. `longest`: tokens, a lower bound."""
     own = {each.role: each for each in named if each.field.startswith("teachers.")}
     for each in named:
-        _suits(each.field, each.name, each.card, recipe, student, longest, alignment)
+        _suits(each, recipe, student, longest, alignment)
         first = own.get(each.role, each)
         _can_say(each, first, recipe, student)
         if each.card.tokenizer.fingerprint != first.card.tokenizer.fingerprint:
@@ -130,10 +130,9 @@ def _card(session: Session, field: str, name: str) -> Card:
     return teacher.card
 
 
-def _suits(
-    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment
-) -> None:
+def _suits(each: Named, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment) -> None:
     """Whether a teacher can say what the recipe wants to know of this student."""
+    field, name, card = each.field, each.name, each.card
     if not card.supports:
         raise Invalid(
             f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
@@ -142,7 +141,7 @@ def _suits(
         )
     foreign = card.tokenizer.fingerprint != student.fingerprint
     if foreign:
-        _can_be_aligned(field, name, card, recipe, student, alignment)
+        _can_be_aligned(each, recipe.needs_of(each.role), student, alignment)
     if card.values is not Values.RAW:
         raise Invalid(
             f"{field}: teacher {name} gives tempered log-probabilities, and recipes want the model's own.",
@@ -161,10 +160,9 @@ def _suits(
         )
 
 
-def _can_be_aligned(
-    field: str, name: str, card: Card, recipe: Recipe, student: ModelFacts, alignment: Alignment
-) -> None:
+def _can_be_aligned(each: Named, need: Support, student: ModelFacts, alignment: Alignment) -> None:
     """Whether a teacher with another tokenizer than the student's can be heard all the same."""
+    field, name, card = each.field, each.name, each.card
     if alignment == "ids":
         stated = card.tokenizer.fingerprint
         its = f"its tokenizer is {stated[:19]}" if stated else "its tokenizer is not known"
@@ -175,10 +173,10 @@ def _can_be_aligned(
             remedy='Choose a teacher with the student\'s tokenizer, or set alignment = "bytes" and a recipe that needs '
             "no more than the sampled tokens' scores.",
         )
-    if recipe.support is not Support.SAMPLED:
+    if need is not Support.SAMPLED:
         raise Invalid(
             f"alignment: teacher {name} has another tokenizer, so that only what was written can be scored, and the "
-            f"recipe needs the support {recipe.support.value}: distributions over other tokens cannot be compared.",
+            f"recipe needs the support {need.value}: distributions over other tokens cannot be compared.",
             field="alignment",
             remedy="Choose a recipe that needs the support sampled (opd), or a teacher with the student's tokenizer.",
         )
