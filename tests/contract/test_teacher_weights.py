@@ -117,6 +117,16 @@ def test_bfloat16_is_widened(taught: Teaching, folders: list[Path]) -> None:
     np.testing.assert_array_equal(head.weight_VD, from_bf16(bits["lm_head.weight"]))
 
 
+def test_a_narrow_teacher_rounds_what_it_is_sent(folders: list[Path]) -> None:
+    """As if it had been started with the folder."""
+    with teaching(HfBackend(folders[0], dtype="bfloat16"), teacher_takes_weights=True) as taught:
+        taught.client.load_weights(folders[1])
+        other = HfBackend(folders[1], dtype="bfloat16")
+        assert taught.client.head().hash == other.about.head.hash  # type: ignore[union-attr]
+        wanted = other.score(long_request(), lambda: None)
+        np.testing.assert_array_equal(taught.client.score(long_request()).logprob_T, wanted.logprob_T)
+
+
 class Halting(HfBackend):
     """Stops in the middle of a score that asks for it, until it may go on."""
 

@@ -94,6 +94,7 @@ def show_teacher(teacher: Teacher, as_json: bool) -> None:
             "kind": None if teacher.kind is TeacherKind.PRECEPTOR else f"stock {teacher.kind} server",
             "key from": teacher.key_env,
             "model": card and f"{card.model} (weights version {card.weights_version})",
+            "takes weights": "yes" if card is not None and card.moves else None,
             "engine": card and f"{card.engine}, {card.device}, {card.dtype}",
             "tokenizer": card and _tokenizer(card),
             "supports": card and (", ".join(card.supports) or "none: a text teacher"),
