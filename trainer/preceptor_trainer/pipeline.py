@@ -120,10 +120,10 @@ class Pipeline:
     def take(self, step: int, wanted: Callable[[], bool] = lambda: True) -> Taken | None:
         """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised."""
         self._flight.publish(step - 1)
-        while not self._flight.ready(step):
-            if not wanted():
-                return None
-        return self._flight.take(step)
+        while wanted():  # first: a stage that was told to stop as well may fail of it
+            if self._flight.ready(step):
+                return self._flight.take(step)
+        return None
 
     def publish(self, version: int) -> None:
         """The weights have moved. With `max_lag` the next batches may be written by them at once; without, a batch is
@@ -216,7 +216,7 @@ class _Flight:
                 self._until(lambda step=step: self._version >= step - 1 - self.max_lag)
                 self._times[step].idle["sample/weights"] += monotonic() - began
             tasks = self._timed(step, "data", lambda step=step: self._tasks(step))
-            parts = self._write(tasks, step, self._check)
+            parts = self._timed(step, "sample", lambda tasks=tasks, step=step: self._write(tasks, step, self._check))
             for handed in count(1):
                 part = self._timed(step, "sample", lambda parts=parts: next(parts))
                 if handed == part.of:
