@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +34,30 @@ class Served:
     child: Child
 
     @classmethod
-    def start(cls, stack: Stack, name: str, port: int | None = None) -> Served:
-        url = f"http://127.0.0.1:{port or free_port()}"
-        child = stack.start_teacher(url, name, log=f"teacher-{name}-{url.rpartition(':')[2]}")
-        child.wait_until("ready", lambda: answers(f"{url}/readyz"))
-        return cls(stack, name, url, child)
+    def start(cls, stack: Stack, name: str, url: str) -> Served:
+        return cls(stack, name, url, stack.start_teacher(url, name, log=f"teacher-{name}-{url.rpartition(':')[2]}"))
+
+    def ready(self) -> Served:
+        self.child.wait_until("ready", lambda: answers(f"{self.url}/readyz"))
+        return self
 
     def again(self) -> None:
         """Start it where it was."""
-        self.child = Served.start(self.stack, self.name, int(self.url.rpartition(":")[2])).child
+        self.child = Served.start(self.stack, self.name, self.url).ready().child
+
+
+Serve = Callable[[str, int], list[Served]]
+"""Starts so many teachers of this name."""
 
 
 @pytest.fixture
-def serve(stack: Stack) -> Iterator[Any]:
+def serve(stack: Stack) -> Iterator[Serve]:
     """Starts teachers, and stops them when the test has ended."""
     started: list[Served] = []
 
-    def start(name: str) -> Served:
-        started.append(Served.start(stack, name))
-        return started[-1]
+    def start(name: str, count: int) -> list[Served]:
+        started.extend(Served.start(stack, name, f"http://127.0.0.1:{free_port()}") for _ in range(count))
+        return [each.ready() for each in started[-count:]]
 
     yield start
     for each in started:
@@ -127,9 +132,9 @@ def succeeded(client: Client, run: Run, seen: list[Event]) -> None:
 
 
 def test_a_teacher_killed_with_a_replica_up_changes_no_number(
-    stack: Stack, client: Client, undisturbed: list[float], serve: Any
+    stack: Stack, client: Client, undisturbed: list[float], serve: Serve
 ) -> None:
-    pair = [serve("pair"), serve("pair")]
+    pair = serve("pair", 2)
     stack.register_teacher(client, "pair", pair[0].url)
     add_endpoint(client, "pair", pair[1].url)
     stack.worker()
@@ -151,9 +156,9 @@ def test_a_teacher_killed_with_a_replica_up_changes_no_number(
 
 
 def test_a_teacher_killed_without_a_replica_is_waited_for(
-    stack: Stack, client: Client, undisturbed: list[float], serve: Any
+    stack: Stack, client: Client, undisturbed: list[float], serve: Serve
 ) -> None:
-    alone = serve("alone")
+    (alone,) = serve("alone", 1)
     stack.register_teacher(client, "alone", alone.url)
     stack.worker()
     run = stack.start_run(client, "only-teacher-killed", teacher="alone", **PLAN)
@@ -174,25 +179,33 @@ def test_a_teacher_killed_without_a_replica_is_waited_for(
     assert not any(each.dropped or each.fallbacks for each in counted)
 
 
-def test_a_run_that_waits_for_its_teacher_can_be_cancelled(stack: Stack, client: Client, serve: Any) -> None:
-    gone = serve("gone")
+def test_a_run_that_waits_for_its_teacher_can_be_given_back_and_cancelled(
+    stack: Stack, client: Client, serve: Serve
+) -> None:
+    (gone,) = serve("gone", 1)
     stack.register_teacher(client, "gone", gone.url)
-    worker = stack.worker()
+    leaving = stack.only_worker()
     run = stack.start_run(client, "waits-in-vain", teacher="gone", **PLAN)
     events = client.runs.events(run.id)
     until(events, at_step(3))
     gone.child.kill()
     assert until(events, told(gone.url, "down"))
+    assert leaving.stop() == 0
+    run = client.runs.get(run.id)
+    assert (run.state, run.error) == (RunState.QUEUED, None), "a worker that is told to stop does not fail it"
+
+    heir = stack.worker()
+    until(events, lambda event: event.kind == "state" and event.data["to"] == "running")
     client.runs.cancel(run.id)
     list(events)
     assert client.runs.get(run.id).state is RunState.CANCELLED
     after = stack.start_run(client, "after-it", steps=2)
     assert steps_of(list(client.runs.events(after.id))) == [1, 2]
-    assert client.runs.get(after.id).worker == worker.name, "the worker is free for another run"
+    assert client.runs.get(after.id).worker == heir.name, "which is free for another run"
 
 
-def test_endpoints_join_and_leave_a_running_job(stack: Stack, client: Client, serve: Any) -> None:
-    first, second = serve("growing"), serve("growing")
+def test_endpoints_join_and_leave_a_running_job(stack: Stack, client: Client, serve: Serve) -> None:
+    first, second = serve("growing", 2)
     stack.register_teacher(client, "growing", first.url)
     stack.worker()
     run = stack.start_run(client, "grows-and-shrinks", teacher="growing", **LONG)
@@ -233,9 +246,9 @@ def asked_of(client: Client, run: Run, events: Iterator[Event], true: Any, *, st
 
 
 def test_a_fallback_answers_and_is_counted(
-    stack: Stack, client: Client, undisturbed: list[float], serve: Any, hasty: Child
+    stack: Stack, client: Client, undisturbed: list[float], serve: Serve, hasty: Child
 ) -> None:
-    fickle = serve("fickle")
+    (fickle,) = serve("fickle", 1)
     stack.register_teacher(client, "fickle", fickle.url)
     plan = {**PLAN, "samples_kept": 1}
     run = stack.start_run(
@@ -256,8 +269,10 @@ def test_a_fallback_answers_and_is_counted(
     assert losses(client, run) == undisturbed, "the fallback has the same weights here"
 
 
-def test_what_is_dropped_is_counted_and_the_run_goes_on(stack: Stack, client: Client, serve: Any, hasty: Child) -> None:
-    missed = serve("missed")
+def test_what_is_dropped_is_counted_and_the_run_goes_on(
+    stack: Stack, client: Client, serve: Serve, hasty: Child
+) -> None:
+    (missed,) = serve("missed", 1)
     stack.register_teacher(client, "missed", missed.url)
     run = stack.start_run(client, "drops", teacher="missed", context={"on_failure": "drop"}, **PLAN)
     events = client.runs.events(run.id)
