@@ -11,7 +11,8 @@ import pytest
 
 from preceptor.errors import Invalid
 from preceptor.fingerprint import fingerprint_of, tokenizer_card, tokenizer_file
-from preceptor.wire.teachers import EndpointCreate, Outcome, Teacher, TeacherCreate, TeacherKind, TeacherState
+from preceptor.wire.score import ScoreRequest
+from preceptor.wire.teachers import EndpointCreate, Outcome, Support, Teacher, TeacherCreate, TeacherKind, TeacherState
 from preceptor.wire.tokenizers import TokenizerFile, body_hash
 from preceptor_services.teacher.backends import Backend, NamedFile
 from preceptor_services.teacher.backends.hf import HfBackend
@@ -92,6 +93,31 @@ def test_where_tempering_cannot_be_known_it_is_said_to_be_unverified(sqlite_real
     assert teacher.probe is not None
     (values,) = [check for check in teacher.probe.checks if check.name == "values"]
     assert values.outcome is Outcome.UNVERIFIED and "by its word" in values.detail
+
+
+class Narrow(HfBackend):
+    """A real model that shows no hidden states, and scores at a temperature; what it writes is stated untempered."""
+
+    temperature = 1.0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.about = replace(self.about, supports=(Support.SAMPLED, Support.TOPK), head=None)
+
+    def begin(self, request: ScoreRequest) -> Any:
+        return super().begin(replace(request, temperature=request.temperature * self.temperature))
+
+
+def test_without_hidden_states_what_it_writes_tells_that_it_is_tempered(sqlite_real: House, folder: Path) -> None:
+    honest, liar = Narrow(folder), Narrow(folder)
+    liar.temperature = 2.0
+    said = refusal(sqlite_real, liar)
+    assert "not the model's own, untempered ones. It writes the likeliest token with log-probability" in str(said)
+    with serving(teacher_app(honest)) as url:
+        teacher = add(sqlite_real, url)
+    assert teacher.probe is not None
+    (values,) = [check for check in teacher.probe.checks if check.name == "values"]
+    assert values.outcome is Outcome.PASSED and "writes the likeliest token" in values.detail
 
 
 def test_a_server_that_scores_nothing_is_not_registered(sqlite_real: House) -> None:
