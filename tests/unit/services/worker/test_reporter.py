@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from preceptor.client import Client
-from preceptor.errors import PreceptorError, Unreachable
+from preceptor.errors import LeaseLost, PreceptorError, Unreachable
 from preceptor.replicas import Changes
 from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, ReplicaAddress, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
@@ -101,6 +101,20 @@ def test_the_loop_is_told_to_cancel_before_it_is_told_to_stop() -> None:
     assert reporter.step(step(1, 0.5), []) is Signal.STOP
     runs.answer = LeaseStatus(until=NOW, cancel=True)
     assert reporter.step(step(2, 0.5), []) is Signal.CANCEL
+
+
+def test_what_heartbeats_tell_is_known_without_a_report() -> None:
+    reporter, stopping = reporter_on(Runs([]), checkpoint=None, attempt=1)
+    assert reporter.signal() is Signal.GO
+    reporter._lease.heard(LeaseStatus(until=NOW, pause=True))
+    assert reporter.signal() is Signal.PAUSE
+    stopping.set()
+    assert reporter.signal() is Signal.STOP
+    reporter._lease.heard(LeaseStatus(until=NOW, cancel=True))
+    assert reporter.signal() is Signal.CANCEL
+    reporter._lease.lost.set()
+    with pytest.raises(LeaseLost):
+        reporter.signal()
 
 
 def test_endpoints_that_join_and_leave_are_handed_on_and_noted() -> None:
