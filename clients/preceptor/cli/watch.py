@@ -54,9 +54,11 @@ class Watch:
         evaluation = Evaluation.model_validate({"hits": [], **data})
         self._accuracy = evaluation.accuracy
         self._draw()
+        sampled, reach = evaluation.sampled_accuracy, evaluation.sampled_ci95
+        average = "" if sampled is None else f", avg@{evaluation.samples} {percent(sampled)} ± {100 * (reach or 0):.1f}"
         self._progress.console.print(
             f"step {evaluation.step:>4}  held-out accuracy [bold]{percent(evaluation.accuracy)}[/] "
-            f"± {100 * evaluation.ci95:.1f} ({evaluation.correct} of {evaluation.n})"
+            f"± {100 * evaluation.ci95:.1f} ({evaluation.correct} of {evaluation.n}){average}"
         )
 
     def _draw(self) -> None:
@@ -94,8 +96,10 @@ def describe_result(run: Run) -> str:
         detail = f": {run.error.detail} {run.error.remedy or ''}" if run.error else ""
         return f"{cell(run.state.value)} after step {run.step}{escape(detail)}"
     gain, low, high = (100 * share for share in (result.gain, *result.ci95))
+    kept = "" if result.kept_step in (None, result.steps) else f", kept as after step {result.kept_step}"
+    early = ", ended early" if result.stopped_early else ""
     return (
         f"{cell('succeeded')}: {escape(result.task)} {percent(result.before)} -> [bold]{percent(result.after)}[/] on "
         f"{result.n} held-out tasks (gain {gain:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}), "
-        f"{result.steps} steps in {result.train_seconds:.0f} s"
+        f"{result.steps} steps in {result.train_seconds:.0f} s{kept}{early}"
     )

@@ -237,8 +237,8 @@ class Probe(Wire):
     tokens_per_second: float | None = None
     checks: tuple[ProbeCheck, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """Log-probabilities of the same few tokens for every teacher of this vocabulary: two endpoints with the same weights
-    give the same ones. Empty: it gave none."""
+    """Log-probabilities of the same few tokens for every teacher of this vocabulary: two endpoints with the same
+    weights give the same ones. Empty: it gave none."""
 
 
 class EndpointCreate(Wire):
