@@ -47,6 +47,21 @@ def test_a_teacher_that_no_run_uses_is_left_alone(house: House):
     assert house.faculty.watched == [HERE]
 
 
+def test_a_teacher_that_went_down_is_known_to_be_back_although_no_run_uses_it(house: House):
+    taught(house)
+    run = house.run()
+    card = house.faculty.cards.pop(HERE)
+    rounds(house, 2)
+    house.admin.runs.cancel(run.id)
+    assert states(house) == ["down"]
+    house.faculty.cards[HERE] = card
+    rounds(house)
+    assert states(house) == ["ready"]
+    house.faculty.watched.clear()
+    rounds(house)
+    assert house.faculty.watched == []
+
+
 def test_an_endpoint_that_goes_down_leaves_and_comes_back(house: House):
     lease = two(house)
     card = house.faculty.cards.pop(HERE)

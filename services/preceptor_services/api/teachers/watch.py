@@ -1,8 +1,9 @@
 """Watching the teachers that runs use: who went down, who is back, who is no longer who it was.
 
-Only endpoints that a run which has not ended may ask are looked at, several at once, and no transaction is held
-meanwhile. The database is written where something changed, and the runs are told; where nothing did, a round costs one
-query. Every control plane on the database does this for itself, and what they find is the same.
+Only teachers that a run which has not ended may ask are looked at, and those that went down, which nobody would know
+to be back; several endpoints at once, and no transaction is held meanwhile. The database is written where something
+changed, and the runs are told; where nothing did, a round only reads. Every control plane on the database does this for
+itself, and what they find is the same.
 
 All threads here are daemons: a control plane that is told to stop does not wait for a teacher that does not answer.
 """
@@ -125,8 +126,10 @@ def _see_all(plane: Plane, watched: Sequence[_Watched]) -> dict[str, _Seen]:
 
 def _watched(plane: Plane) -> Sequence[_Watched]:
     with plane.database.unit(writes=False) as unit:
-        table, names = models.Teacher, used(unit.session, news.UNENDED)
-        teachers = unit.session.scalars(select(table).where(table.name.in_(names)).order_by(table.name)).all()
+        table, place, names = models.Teacher, models.Endpoint, used(unit.session, news.UNENDED)
+        down = select(place.teacher_id).where(place.state == TeacherState.DOWN.value)
+        wanted = select(table).where(table.name.in_(names) | table.id.in_(down)).order_by(table.name)
+        teachers = unit.session.scalars(wanted).all()
         return [
             _Watched(
                 id=each.id,
