@@ -22,6 +22,7 @@ from preceptor.errors import PreceptorError
 from preceptor_services.teacher.backends import vllm
 
 KEY = "pk-teacher-of-a-benchmark-0123456789"
+QUIET = ["--uvicorn-log-level", "warning"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -105,11 +106,12 @@ class Vllm:
 @contextmanager
 def stock_vllm(folders: Sequence[Path], python: str) -> Iterator[list[Vllm]]:
     """A vLLM server for each model, in float32, with the flags that its CPU build scores fastest with."""
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # its words would bury the table
     started: list[tuple[Any, Vllm]] = []
     try:
         for folder in folders:
             port = free_port()
-            process = vllm.launch(folder, python, port, key="", device="cpu", dtype="float32", max_k=100)
+            process = vllm.launch(folder, python, port, key="", device="cpu", dtype="float32", max_k=100, options=QUIET)
             started.append((process, Vllm(f"http://127.0.0.1:{port}")))
         for process, server in started:
             _wait(process, server)
