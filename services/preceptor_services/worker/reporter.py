@@ -114,7 +114,8 @@ class RunReporter:
 
     def _compare(self, report: StepReport) -> None:
         recorded, again = self._recorded_loss.get(report.step, math.nan), report.metrics["loss"]
-        if recorded != again:  # also where one of them is not a number
+        both_nan = math.isnan(recorded) and math.isnan(again) and report.step in self._recorded_loss
+        if recorded != again and not both_nan:  # also where one of them is not a number
             difference = abs(recorded - again)
             self._largest_difference = max(self._largest_difference, math.inf if math.isnan(difference) else difference)
         if report.step == self._recorded_step:

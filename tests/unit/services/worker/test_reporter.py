@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from preceptor.client import Client
-from preceptor.errors import LeaseLost, PreceptorError, Unreachable
+from preceptor.errors import Conflict, LeaseLost, PreceptorError, Unreachable
 from preceptor.replicas import Changes
 from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, ReplicaAddress, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
@@ -30,6 +30,8 @@ class Runs:
         self.notes = list[Note]()
         self.answer = LeaseStatus(until=NOW)
         self.note_fails: PreceptorError | None = None
+        self.pause_fails: PreceptorError | None = None
+        self.paused = 0
 
     def report(self, run_id: str, report: StepsReport) -> LeaseStatus:
         self.reports.append(report)
@@ -40,6 +42,11 @@ class Runs:
             raise self.note_fails
         self.notes.append(note)
         return self.answer
+
+    def pause(self, run_id: str) -> None:
+        if self.pause_fails is not None:
+            raise self.pause_fails
+        self.paused += 1
 
     def metrics(self, run_id: str, *, after: int = 0) -> list[StepReport]:
         return [each for each in self.recorded if each.step > after]
@@ -155,3 +162,35 @@ def test_the_loop_is_told_to_pause() -> None:
     reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
     runs.answer = LeaseStatus(until=NOW, pause=True)
     assert reporter.step(step(1, 0.5), []) is Signal.PAUSE
+
+
+def test_a_step_without_a_number_that_comes_out_without_one_again_is_no_difference() -> None:
+    runs = Runs([step(1, math.nan)])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=2)
+    reporter.begin()
+    reporter.step(step(1, math.nan), [])
+    assert runs.notes[0].data["largest_difference"] == 0.0
+
+
+def test_what_was_noted_of_a_step_is_not_noted_when_the_step_is_computed_again() -> None:
+    runs = Runs([step(1, 0.9), step(2, 0.6)])
+    reporter, _ = reporter_on(runs, checkpoint=2, attempt=2)
+    reporter.note({"message": "Guard entropy at step 2"}, 2)
+    reporter.note({"message": "Guard entropy at step 3"}, 3)
+    assert [note.data for note in runs.notes] == [{"message": "Guard entropy at step 3"}]
+
+
+def test_a_guards_pause_is_asked_for_once_and_yields_to_a_cancel() -> None:
+    runs = Runs([])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    reporter.pause()
+    assert runs.paused == 1
+    reporter._lease.heard(LeaseStatus(until=NOW, pause=True))
+    reporter.pause()
+    assert runs.paused == 1, "it is being paused already"
+    reporter._lease.heard(LeaseStatus(until=NOW, pause=False))
+    runs.pause_fails = Conflict("Run run-1 is being cancelled.")
+    reporter.pause()
+    runs.pause_fails = LeaseLost("Somebody else has it.")
+    with pytest.raises(LeaseLost):
+        reporter.pause()
