@@ -20,6 +20,7 @@ from preceptor.wire.teachers import Stamp, Values
 def step(number: int, loss: float = 0.5, **metrics: float) -> StepReport:
     ledger = Ledger(
         seconds={"sample": 0.5, "score": 0.25},
+        idle={"learn/scores": 0.125},
         tokens={"sampled": 128},
         rollouts=64,
         contexts=64,

@@ -270,6 +270,7 @@ def test_metrics_as_csv(house: House):
     assert [row["loss"] for row in rows] == ["0.5", "nan"]
     assert [row["late"] for row in rows] == ["", "7.0"]
     assert rows[0]["seconds.sample"] == "0.5"
+    assert rows[0]["idle.learn/scores"] == "0.125"
     assert rows[0]["tokens.sampled"] == "128"
 
 

@@ -35,7 +35,7 @@ def _steps(session: Session, run_id: str, after: int, limit: int) -> list[wire.S
 
 
 def metrics_csv(database: Database, run_id: str) -> Iterator[str]:
-    """All steps as CSV: a row a step; a column a metric, then `seconds.*` and `tokens.*` of the ledger.
+    """All steps as CSV: a row a step; a column a metric, then `seconds.*`, `idle.*` and `tokens.*` of the ledger.
 
     Reads twice, since the columns have to be known before the first row: a metric may begin in mid-run. Each read is
     its own short unit of work, so that a slow reader holds nothing open. Steps that arrive in between are left out.
@@ -68,6 +68,7 @@ def _every(database: Database, run_id: str) -> Iterator[wire.StepReport]:
 def _flat(step: wire.StepReport) -> dict[str, float]:
     flat: dict[str, float] = {"step": step.step, **step.metrics}
     flat |= {f"seconds.{stage}": seconds for stage, seconds in step.ledger.seconds.items()}
+    flat |= {f"idle.{what}": seconds for what, seconds in step.ledger.idle.items()}
     flat |= {f"tokens.{name}": count for name, count in step.ledger.tokens.items()}
     return flat
 
