@@ -76,7 +76,10 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(folder: Path, tmp
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_run_taken_up_again_continues_the_same_numbers(folder: Path, tmp_path: Path, stop: int) -> None:
+def test_a_run_taken_up_again_continues_the_same_numbers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    monkeypatch.setattr(writer, "PART_ROLLOUTS", 2)
     whole, everything, _ = go(folder, tmp_path / "whole", recipe(), steps=5)
     first, head, _ = go(
         folder, tmp_path / "a", recipe(), lambda step: Signal.STOP if step == stop else Signal.GO, steps=5
