@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from preceptor.cli import exports
 from preceptor.cli.main import main
@@ -18,6 +19,7 @@ from preceptor.client import Client
 from preceptor.wire.runs import Run, RunState
 from preceptor_services.worker.advance import Bench, advance
 from preceptor_services.worker.cache import ArtifactCache
+from preceptor_trainer import checkpoint
 from preceptor_trainer.model import Model, load_model
 from tests.contract.conftest import House
 from tests.models import tiny_model_folder
@@ -30,10 +32,11 @@ def bench(house: House) -> Bench:
     return Bench(client=house.admin, name="w", folder=folder, cache=ArtifactCache(house.admin, folder, 10**9))
 
 
-def start(house: House, **training: Any) -> Run:
+def start(house: House, student: str | None = None, **training: Any) -> Run:
     """A run that learns from its own base, so that nobody has to serve."""
-    folder = tiny_model_folder(house.tmp / "student")
-    student = house.admin.artifacts.push(folder, "model", "student")
+    if student is None:
+        folder = tiny_model_folder(house.tmp / "student")
+        student = house.admin.artifacts.push(folder, "model", "student")
     settings = {
         "steps": 4,
         "batch": 3,
@@ -181,3 +184,40 @@ def test_a_student_that_cannot_be_loaded_ends_the_run_with_cause_and_remedy(sqli
     assert ended.state is RunState.FAILED and ended.error is not None
     assert ended.error.detail.startswith("Step 1: training.lora.targets: Target modules {'no_such_proj'} not found")
     assert ended.error.remedy and "Name linear layers of this student" in ended.error.remedy
+
+
+def test_a_student_of_a_kind_that_cannot_be_trained_ends_the_run_with_its_reason(sqlite_house: House) -> None:
+    folder = tiny_model_folder(sqlite_house.tmp / "scaled", logit_scale=2.0)
+    run = start(sqlite_house, sqlite_house.admin.artifacts.push(folder, "model", "scaled"))
+    advance(run.id, bench(sqlite_house))
+    ended = sqlite_house.admin.runs.get(run.id)
+    assert ended.state is RunState.FAILED and ended.error is not None
+    assert "config.logit_scale = 2.0: its logits are scaled" in ended.error.detail
+    assert "Use a model whose logits are plain" in (ended.error.remedy or "")
+
+
+def test_a_full_disk_ends_the_run_and_a_resume_goes_on_from_the_checkpoint_before(
+    sqlite_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_file(tensors: Any, path: Path) -> None:
+        if "00000004" in str(path):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        written(tensors, path)
+
+    written = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    run = start(sqlite_house)
+    advance(run.id, bench(sqlite_house))
+    failed = sqlite_house.admin.runs.get(run.id)
+    assert failed.state is RunState.FAILED and failed.error is not None
+    assert "the checkpoint at step 4 could not be written" in failed.error.detail
+    assert "No space left on device" in failed.error.detail
+    assert "Make room on the worker w" in (failed.error.remedy or "")
+    assert "goes on from the checkpoint after step 2" in (failed.error.remedy or "")
+    assert failed.checkpoint is not None and failed.checkpoint.step == 2
+    monkeypatch.setattr(checkpoint, "save_file", written)
+    sqlite_house.admin.runs.resume(run.id)
+    advance(run.id, bench(sqlite_house))
+    assert sqlite_house.admin.runs.get(run.id).state is RunState.SUCCEEDED
+    told = [event.data for event in sqlite_house.admin.runs.events(run.id, follow=False) if event.kind == "resumed"]
+    assert [each["largest_difference"] for each in told] == [0.0], "steps 3 and 4 came out the same"

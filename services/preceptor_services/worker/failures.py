@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from errno import ENOSPC
+
 import torch
 from pydantic import ValidationError
 
 from preceptor.errors import PROBLEM_TYPES, PreceptorError
 from preceptor.wire.common import Problem
+from preceptor_trainer.checkpoint import CheckpointError
 
 
 def problem_of(error: Exception, *, step: int, checkpoint_step: int | None, worker: str) -> Problem:
@@ -41,6 +44,14 @@ def problem_of(error: Exception, *, step: int, checkpoint_step: int | None, work
             detail=f"Step {step}: {_sentence(error)}",
             remedy=f"Lower training.learning_rate or training.clip_norm, and start again. {resume}",
             status=500,
+        )
+    if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno == ENOSPC):
+        return Problem(
+            type=PROBLEM_TYPES + "cannot-write",
+            title="The worker's disk",
+            detail=f"Step {step}: {_sentence(error)}",
+            remedy=f"Make room on the worker {worker}, or correct its folder (PRECEPTOR_CACHE_DIR). {resume}",
+            status=507,
         )
     if isinstance(error, ValueError | OSError):
         return Problem(

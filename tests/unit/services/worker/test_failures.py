@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from errno import ENOSPC
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from preceptor.errors import BadScores, NotFound
 from preceptor_services.worker.failures import problem_of
+from preceptor_trainer.checkpoint import CheckpointError
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,13 @@ from preceptor_services.worker.failures import problem_of
         (MemoryError("no more"), "out-of-memory", "microbatch_tokens"),
         (FloatingPointError("the loss is nan"), "diverged", "learning_rate"),
         (ValueError("words.jsonl is empty"), "cannot-train", "words.jsonl is empty"),
-        (OSError("disk is full"), "cannot-train", "disk is full"),
+        (OSError("no such file"), "cannot-train", "no such file"),
+        (OSError(ENOSPC, "No space left on device"), "cannot-write", "Make room on the worker w-1"),
+        (
+            CheckpointError("the checkpoint at step 6 could not be written"),
+            "cannot-write",
+            "the checkpoint after step 4",
+        ),
         (KeyError("surprise"), "trainer-fault", "KeyError: 'surprise'"),
         (RuntimeError("line one\nline two"), "trainer-fault", "line one line two"),
     ],
