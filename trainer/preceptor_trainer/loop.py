@@ -2,11 +2,11 @@
 
     sample -> verify -> context, score -> compose, learn -> publish -> report -> evaluate -> checkpoint
 
-What comes before the learner is at work on the rest of a batch, and on the next ones as far as `max_lag` lets it, while
-others are still being written (`pipeline`). With `max_lag` 0 everything that a step does is a function of (the weights
-before it, the run's seed, the step's number), whoever was faster, so a run that is
-taken up again from a checkpoint continues the same numbers. The loop knows no queue, no database and no HTTP: teachers
-come as a `Scorer`, whoever watches as a `Reporter`.
+What comes before the learner runs beside it (`pipeline`): a part of a batch is verified and scored while the rest is
+being written, and the next batches while this one is learned from, as far as `max_lag` lets them. With `max_lag` 0
+everything that a step does is a function of (the weights before it, the run's seed, the step's number), whoever was
+faster, so a run that is taken up again from a checkpoint continues the same numbers. The loop knows no queue, no
+database and no HTTP: teachers come as a `Scorer`, whoever watches as a `Reporter`.
 """
 
 from __future__ import annotations
