@@ -45,7 +45,8 @@ class Sums:
         """A term's loss per token, and what it observed where it counts."""
         self.add(label, weight_T * loss_T)
         if len(loss_T):
-            self.most[f"{label}/largest"] = max(self.most.get(f"{label}/largest", 0.0), float(loss_T.amax()))
+            name, most = f"{label}/largest", float(loss_T.amax())
+            self.most[name] = max(self.most.get(name, most), most)
         for name, values_T in observed.items():
             self.add(f"{label}/{name}", values_T, weight_T)
 

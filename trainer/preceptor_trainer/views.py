@@ -179,9 +179,9 @@ class Opinion:
         with no mass of its own."""
         known_TK = self.distribution()
         if self.ids_TK is None:
-            # A pad points at token 0 and must leave it as it is: the smaller of it and a large number.
-            taken_TK = (ids_TK < 0).to(known_TK.dtype) * (-2 * FLOOR) + FLOOR
-            rest_TK = known_TK.scatter_reduce(-1, ids_TK.clamp(min=0), taken_TK, "amin")
+            rest_TK = known_TK.scatter(-1, ids_TK.clamp(min=0), FLOOR)
+            # Pads pointed at token 0, which may not be named.
+            rest_TK[:, 0] = known_TK[:, 0].masked_fill((ids_TK == 0).any(-1), FLOOR)
             named_TK = known_TK.gather(-1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, FLOOR)
         else:
             same_TJK = _same(ids_TK, self.ids_TK)
