@@ -23,8 +23,8 @@ from preceptor_trainer.views import FLOOR, BlockView, Opinion, TokenView
 BLOCK_BYTES = 1 << 27
 """Of logits that exist at one time, the student's and the teachers' together: 128 MiB."""
 CHUNK_BYTES = 1 << 20
-"""Of one temporary of a chunk on a CPU: a dozen of them stay in a cache, and the allocator keeps them instead of handing
-their pages back each time (at 4 MiB a step took a quarter more of the CPU's time)."""
+"""Of one temporary of a chunk on a CPU: a dozen of them stay in a cache, and the allocator keeps their pages instead of
+handing them back each time (at 4 MiB a step took a quarter more of the CPU's time)."""
 AGREEMENT = 0.05
 """Nats by which a teacher's answered log-probability may differ from the one its hidden state and head give (bf16:
 0.02)."""
