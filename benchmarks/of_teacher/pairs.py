@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +47,13 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def interleaved(pairs: int, *sides: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of every side, `pairs` times, after one call each that does not count; who begins changes each time."""
-    for side in sides:
-        side()
+def interleaved(
+    pairs: int, *sides: Callable[[], Any], warm: Sequence[Callable[[], Any]] | None = None
+) -> list[list[float]]:
+    """Seconds of every side, `pairs` times; who begins changes each time. Before, what does not count: a call of each
+    side, or what is given as `warm`."""
+    for each in sides if warm is None else warm:
+        each()
     rows: list[list[float]] = []
     for index in range(pairs):
         row = [0.0] * len(sides)

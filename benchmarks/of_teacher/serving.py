@@ -97,7 +97,9 @@ def against_vllm(ratios: Ratios, folder: Path, threads: int, pairs: int, small_p
         rows = sequences(SMALL, 16)
         for k, bar in ((1, 1.0), (100, 1.15)):
             request = asked(rows, k)
-            times = interleaved(small_pairs, partial(our_small.client.score, request), partial(small.token_in, rows, k))
+            sides = partial(our_small.client.score, request), partial(small.token_in, rows, k)
+            warm = partial(our_small.client.score, asked(rows[:1], k)), partial(small.token_in, rows[:1], k)
+            times = interleaved(small_pairs, *sides, warm=warm)
             sizes = {"ours_s": median(times, 0), "vllm_s": median(times, 1), "pairs": small_pairs}
             ratios.add(f"ours / vLLM, {SMALL.name}, k={k}, token-in", ratio(times), bar, sizes)
 
@@ -133,7 +135,10 @@ def shared_context(ratios: Ratios, folder: Path, threads: int, pairs: int) -> No
     alone = [asked([row], 0, context=1024) for row in others]
     with ours(path, threads, prefix_bytes=0) as server:
         times = interleaved(
-            pairs, lambda: server.client.score(once), lambda: [server.client.score(each) for each in alone]
+            pairs,
+            lambda: server.client.score(once),
+            lambda: [server.client.score(each) for each in alone],
+            warm=[lambda: server.client.score(alone[0])],
         )
     scale = len(rows) / len(alone)
     ideal = 8 * (1024 + 64) / (1024 + 8 * 64)
