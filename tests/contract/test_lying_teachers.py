@@ -163,7 +163,7 @@ def test_another_tokenizer_than_is_stated_is_refused(sqlite_real: House, folder:
     backend.about = replace(backend.about, tokenizer=stated)
     said = refusal(sqlite_real, backend)
     assert "it does not have the tokenizer that is stated for it" in said.problem.detail
-    assert f"It states the tokenizer {stated.fingerprint[:19]}" in said.problem.detail
+    assert f"It states the tokenizer {str(stated.fingerprint)[:19]}" in said.problem.detail
 
 
 def test_another_tokenizer_than_is_served_is_refused(sqlite_real: House, other: Path) -> None:
