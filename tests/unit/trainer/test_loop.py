@@ -52,8 +52,8 @@ def go(
     return train(run, folder, ToyData(), scorer, reporter, work, resume), reporter, scorer
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_runs_and_accounts_for_every_score(folder: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["opd", "opsd", "sft"])
+def test_a_run_accounts_for_every_score(folder: Path, tmp_path: Path, name: str) -> None:
     which = recipe(name)
     ended, reporter, scorer = go(folder, tmp_path, which)
     assert ended.signal is Signal.GO and ended.result is not None and ended.result.steps == 4
@@ -162,7 +162,8 @@ class _Telling(ToyData):
 def test_a_step_that_nobody_answered_for_teaches_nothing_and_says_so(folder: Path, tmp_path: Path, name: str) -> None:
     which = recipe(name)
     which = which.override({"contexts": {each: {"on_failure": "drop"} for each in which.contexts}})
-    scorer, reporter = _Away({role: load_model(folder) for role in which.roles}), Remembering()
+    other = tiny_model_folder(tmp_path / "other", seed=5)  # of the same weights it would have nothing to teach
+    scorer, reporter = _Away({role: load_model(other) for role in which.roles}), Remembering()
     train(toy_run(which), folder, _Telling(scorer), scorer, reporter, tmp_path)
     for report in reporter.steps:
         lost = report.step == 2
