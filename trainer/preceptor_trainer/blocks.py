@@ -42,10 +42,13 @@ def blocks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + size, stop)
 
 
-def logits(hidden_TD: Tensor, head: Head) -> Tensor:
-    """[T, V] in the hidden states' dtype. No gradient."""
-    bias_V = None if head.bias_V is None else head.bias_V.detach().to(hidden_TD.dtype)
-    return torch.nn.functional.linear(hidden_TD.detach(), head.weight_VD.detach().to(hidden_TD.dtype), bias_V)
+def logits(hidden_TD: Tensor, head: Head, out_TV: Tensor | None = None) -> Tensor:
+    """[T, V] in the hidden states' dtype, in the first rows of `out_TV` where there is one. No gradient."""
+    weight_VD, bias_V = head.weight_VD.detach().to(hidden_TD.dtype), head.bias_V
+    with torch.no_grad():
+        out_TV = None if out_TV is None else out_TV[: len(hidden_TD)]
+        logits_TV = torch.mm(hidden_TD.detach(), weight_VD.t(), out=out_TV)
+        return logits_TV if bias_V is None else logits_TV.add_(bias_V)
 
 
 def normalised(logits_TV: Tensor) -> Tensor:
@@ -99,27 +102,43 @@ class Block:
 
 
 def walk(batch: Batch, head: Head, hidden_TD: Tensor, start: int, size: int | None = None) -> Iterator[Block]:
-    """Blocks of tokens start .. start + len(hidden_TD) - 1 of the batch, of `size` tokens or what the budget allows."""
+    """Blocks of tokens start .. start + len(hidden_TD) - 1 of the batch, of `size` tokens or what the budget allows.
+
+    The next block overwrites the logits of the one before.
+    """
     compute = Head(head.weight_VD.detach().to(hidden_TD.dtype), head.bias_V)
     whole = sum(slot.hidden_TD is not None for slots in batch.slots.values() for slot in slots)
     row = head.weight_VD.shape[0] * hidden_TD.element_size() * (1 + whole)
     size = size or max(16, BLOCK_BYTES // row // 16 * 16)
+    # One buffer for each, block after block: two blocks never exist at a time.
+    rows = min(size, len(hidden_TD))
+    own_TV = hidden_TD.new_empty(rows, head.weight_VD.shape[0], requires_grad=False)
+    buffers = {name: [_buffer(slot, rows) for slot in slots] for name, slots in batch.slots.items()}
     for begin, end in blocks(start, start + len(hidden_TD), size):
         block_TD = hidden_TD[begin - start : end - start].detach()
         yield Block(
             begin=begin,
             end=end,
             hidden_TD=block_TD,
-            student_TV=logits(block_TD, compute),
-            contexts_TV={name: [_said(slot, begin, end) for slot in slots] for name, slots in batch.slots.items()},
+            student_TV=logits(block_TD, compute, own_TV),
+            contexts_TV={
+                name: [_said(slot, begin, end, out_TV) for slot, out_TV in zip(slots, buffers[name], strict=True)]
+                for name, slots in batch.slots.items()
+            },
         )
 
 
-def _said(slot: Slot, begin: int, end: int) -> Tensor | None:
+def _buffer(slot: Slot, rows: int) -> Tensor | None:
+    if slot.hidden_TD is None or slot.head is None:
+        return None
+    return slot.hidden_TD.new_empty(rows, slot.head.weight_VD.shape[0], requires_grad=False)
+
+
+def _said(slot: Slot, begin: int, end: int, out_TV: Tensor | None) -> Tensor | None:
     """A teacher's logits, from its hidden states; None where it sent none."""
     if slot.hidden_TD is None or slot.head is None:
         return None
-    return logits(slot.hidden_TD[begin:end], slot.head)
+    return logits(slot.hidden_TD[begin:end], slot.head, out_TV)
 
 
 def _of(logprobs_TV: Tensor, token_T: Tensor) -> Tensor:
