@@ -26,6 +26,9 @@ from transformers import PreTrainedModel
 MASK_ELEMENTS = 1 << 26
 """Entries of one attention mask: 64 MiB of booleans. A row that would need more is split, its context repeated."""
 
+READ_FIRST = 128
+"""A shared prefix of this many tokens is worth a forward pass of its own."""
+
 _PAD, _CONTEXT = -1, 0
 """Segments: padding, the context; completions count from 1."""
 
@@ -164,6 +167,25 @@ class Input:
             else:
                 index_N = np.concatenate(runs[key])
                 receiver.put(self.at_N[index_N], hidden_ND[torch.from_numpy(index_N).to(hidden_ND.device)])
+
+
+def reads_first(rows: Sequence[Packed]) -> bool:
+    """Whether to read the rows' prefixes in a forward pass of their own, and then what follows them.
+
+    Attention under a mask computes what the mask throws away. A prefix by itself needs no mask, which halves its cost;
+    and what follows is looked at from its own positions only.
+    """
+    prefix, new, longest = (max(size) for size in zip(*((row.prefix, row.new, len(row)) for row in rows), strict=True))
+    shares = any(len(row.pieces) > 1 and row.prefix >= READ_FIRST for row in rows)
+    return shares and min(row.prefix for row in rows) > 0 and 10 * (prefix + new) <= 11 * longest
+
+
+def prefix_ids(rows: Sequence[Packed], device: torch.device) -> Tensor:
+    """[B, Q] the rows' prefixes, padded on the right to the longest."""
+    ids_BQ = np.zeros((len(rows), max(row.prefix for row in rows)), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids_BQ[index, : row.prefix] = row.context[:-1]
+    return torch.from_numpy(ids_BQ).to(device)
 
 
 def lay_out(rows: Sequence[Packed], *, cached: bool, device: torch.device) -> Input:

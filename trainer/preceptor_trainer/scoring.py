@@ -23,7 +23,7 @@ from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.numbers import Tally
 from preceptor_trainer.numbers import answer_bytes as answer_bytes
-from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, most_new, pack
+from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, most_new, pack, prefix_ids, reads_first
 from preceptor_trainer.packing import packable as packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
@@ -137,9 +137,13 @@ class Scorer:
     def _compute(self, rows: Sequence[Packed], hits: Sequence[Prefix], version: int) -> None:
         """The hidden states that predict every wanted token of these rows, put where they belong."""
         module = self._model.module
-        laid = lay_out(rows, cached=bool(hits), device=self._model.device)
         keep = self._prefixes is not None and not hits and packable(module) and self._prefixes.wants(rows)
-        cache = stack(hits, module) if hits else DynamicCache(config=module.config) if keep else None
+        first = not hits and packable(module) and reads_first(rows)
+        cache = stack(hits, module) if hits else DynamicCache(config=module.config) if keep or first else None
+        if first:
+            ids_BQ = prefix_ids(rows, self._model.device)
+            module.base_model(input_ids=ids_BQ, past_key_values=cache, use_cache=True)
+        laid = lay_out(rows, cached=bool(hits) or first, device=self._model.device)
         forward = module.base_model if self._forward is None or cache is not None else self._forward
         hidden_BSD = forward(
             input_ids=laid.ids_BS, past_key_values=cache, use_cache=cache is not None, **_view(module, laid)

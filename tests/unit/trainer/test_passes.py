@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from preceptor.wire.score import Extra, Numbers, ScoreRequest
 from preceptor.wire.teachers import Support
+from preceptor_trainer import packing
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.packing import Packed, Piece, most_new
 from preceptor_trainer.passes import SMALL, choose, joined
@@ -67,10 +70,17 @@ def same(one: Numbers, other: Numbers) -> None:
 
 
 @settings(max_examples=60)
-@given(mixture=mixtures(), budget=st.sampled_from([1, 40, 200, 8192]), held=st.booleans())
+@given(
+    mixture=mixtures(), budget=st.sampled_from([1, 40, 200, 8192]), held=st.booleans(), first=st.sampled_from([1, 128])
+)
 def test_a_request_has_the_numbers_that_it_has_alone(
-    model: Model, mixture: list[ScoreRequest], budget: int, held: bool
+    model: Model, mixture: list[ScoreRequest], budget: int, held: bool, first: int
 ) -> None:
+    with patch.object(packing, "READ_FIRST", first):
+        check_mixture(model, mixture, budget, held)
+
+
+def check_mixture(model: Model, mixture: list[ScoreRequest], budget: int, held: bool) -> None:
     scorer = Scorer(model, batch_tokens=budget, prefixes=PrefixCache(1 << 24, shortest=1) if held else None)
     scorings = [scorer.open(request) for request in mixture]
     while waiting := [each for each in scorings if each.left]:
@@ -120,6 +130,19 @@ def test_callers_that_ask_about_one_context_share_it(model: Model, monkeypatch: 
         same(scoring.numbers(), score(model, asked(5, context=50, seed=seed)))
 
 
+def test_a_long_context_that_is_shared_is_read_first(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [score(model, asked(5, context=50, seed=seed)) for seed in range(3)]
+    monkeypatch.setattr(packing, "READ_FIRST", 40)
+    shapes = watched(model, monkeypatch)
+    scorer = Scorer(model, prefixes=PrefixCache(1 << 24, shortest=1))
+    for _ in range(2):
+        scorings = [scorer.open(asked(5, context=50, seed=seed)) for seed in range(3)]
+        scorer.advance(scorings)
+        for scoring, expected in zip(scorings, alone, strict=True):
+            same(scoring.numbers(), expected)
+    assert shapes == [(1, 49), (1, 1 + 3 * 4), (1, 1 + 3 * 4)], "the second time it is held"
+
+
 def test_a_pass_that_fails_leaves_every_request_as_it_was(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer(model)
     scorings = [scorer.open(asked(8, seed=seed)) for seed in range(2)]
@@ -127,8 +150,8 @@ def test_a_pass_that_fails_leaves_every_request_as_it_was(model: Model, monkeypa
     def fail(**kwargs: torch.Tensor) -> object:
         raise MemoryError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(model.module.base_model, "forward", fail)
+    with monkeypatch.context() as patched:
+        patched.setattr(model.module.base_model, "forward", fail)
         with pytest.raises(MemoryError):
             scorer.advance(scorings)
     for scoring in scorings:
