@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from torch import Tensor
 
 from preceptor.fingerprint import tokenizer_file
 from preceptor.wire.runs import Evaluation, OnFailure, Run, Sample, StepReport, TeacherLedger, Training
@@ -17,7 +18,9 @@ from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Limits, Stamp, Support, Values
 from preceptor.wire.tokenizers import TokenizerFile
+from preceptor.wire.weights import WeightsKind
 from preceptor_trainer.loop import Signal
+from preceptor_trainer.lora import put_adapter
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.scoring import score
@@ -117,6 +120,24 @@ class Remembering:
     @property
     def losses(self) -> list[float]:
         return [report.metrics["loss"] for report in self.steps]
+
+
+class Served:
+    """A publisher whose teacher is the model that a `LocalScorer` answers with: live at once, as over HTTP."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.sent: list[tuple[WeightsKind, float | None, dict[str, Tensor]]] = []
+
+    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
+        assert role == "self"
+        self.sent.append((kind, scale, {name: each.clone() for name, each in weights.items()}))
+        if kind is WeightsKind.LORA:
+            put_adapter(self._model, weights, "the teacher")
+        else:
+            with torch.no_grad():
+                for name, each in self._model.module.named_parameters():
+                    each.copy_(weights[name])
 
 
 class ToyData:

@@ -26,12 +26,11 @@ from preceptor_trainer.evaluate import Evaluator
 from preceptor_trainer.guards import TooManyRollbacks
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.loop import Ended, Signal, train
-from preceptor_trainer.lora import put_adapter
 from preceptor_trainer.loss import NonFiniteLoss
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.student import open_student
 from tests.models import tiny_model_folder
-from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run, weights_of
+from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run, weights_of
 
 ADAPTERS = {"rank": 4, "alpha": 8}
 
@@ -39,24 +38,6 @@ ADAPTERS = {"rank": 4, "alpha": 8}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("model"))
-
-
-class Served:
-    """A publisher whose teacher is the model that a `LocalScorer` answers with: live at once, as over HTTP."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.sent: list[tuple[WeightsKind, float | None, dict[str, Tensor]]] = []
-
-    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
-        assert role == "self"
-        self.sent.append((kind, scale, {name: each.clone() for name, each in weights.items()}))
-        if kind is WeightsKind.LORA:
-            put_adapter(self._model, weights, "the teacher")
-        else:
-            with torch.no_grad():
-                for name, each in self._model.module.named_parameters():
-                    each.copy_(weights[name])
 
 
 class Went:

@@ -1,0 +1,65 @@
+"""Every recipe takes real steps: a real student writes, real teachers of this process score, the weights move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from preceptor_trainer import recipes
+from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.model import load_model
+from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.views import Task, Verdict
+from tests.models import tiny_model_folder
+from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run, weights_of
+
+
+class EvenLength(Verifier, kind="test_even_length"):
+    """A student that knows nothing yet is right about every other time."""
+
+    def __call__(self, task: Task, text: str) -> Verdict:
+        correct = len(text) % 2 == 0
+        return Verdict(reward=float(correct), correct=correct, feedback=None if correct else "an odd length")
+
+
+class WholeData(ToyData):
+    """Toy data with every column that a recipe's contexts read."""
+
+    verifier: Verifier = EvenLength()
+
+    def __init__(self, recipe: Recipe) -> None:
+        asked = {name for context in recipe.contexts.values() for name in context.columns}
+        self._more = sorted(asked - ToyData.columns)
+        self.columns = ToyData.columns | asked
+
+    def _task(self, rng: Random) -> Task:
+        task = super()._task(rng)
+        return replace(task, columns={name: f"{name}: {task.answer}" for name in self._more})
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_takes_real_steps(tmp_path: Path, name: str) -> None:
+    folder = tiny_model_folder(tmp_path / "model")
+    work = tmp_path / "work"
+    work.mkdir()
+    recipe = recipes.load(name).override({"rollout": {"max_tokens": 8}})
+    models = {role: load_model(folder) for role in recipe.roles if role == "self"}
+    others = sorted(recipe.roles - {"self"})
+    models |= {role: load_model(tiny_model_folder(tmp_path / role, seed=5 + n)) for n, role in enumerate(others)}
+    scorer, reporter = LocalScorer(models), Remembering()
+    served = Served(models["self"]) if recipe.teacher.kind != "frozen" else None
+    run = toy_run(recipe, steps=2, warmup_steps=0, learning_rate=1e-3)
+    ended = train(run, folder, WholeData(recipe), scorer, reporter, work, publisher=served)
+    assert ended.signal is Signal.GO and ended.model is not None
+    assert [report.step for report in reporter.steps] == [1, 2]
+    for report in reporter.steps:
+        ledger = report.ledger
+        assert ledger.rollouts == 3 * recipe.rollout.samples
+        assert ledger.contexts == ledger.scored_sequences == ledger.stamped_sequences
+        assert 0 < ledger.contexts <= ledger.rollouts * len(recipe.contexts) or not recipe.contexts
+    assert any(report.metrics["empty"] == 0 and report.metrics["grad_norm"] > 0 for report in reporter.steps)
+    assert not torch.equal(weights_of(load_model(ended.model)), weights_of(load_model(folder)))
