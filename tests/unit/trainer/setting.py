@@ -76,14 +76,15 @@ def agreeing(slot: Slot, batch: Batch) -> Slot:
     return replace(slot, hidden_TD=hidden_TD, head=Head(weight_VD=head.weight_VD.detach()), logprob_T=logprob_T)
 
 
-def learn(recipe: Recipe, batch: Batch, block: int | None = None) -> Learned:
-    """Loss and gradients of the student of `toy_student`, as the learner takes them."""
-    hidden_TD, head = toy_student(batch.tokens)
+def learn(recipe: Recipe, batch: Batch, student: tuple[Tensor, Head] | None = None) -> Learned:
+    """Loss and gradients, as the learner takes them; of the student of `toy_student` where none is given."""
+    hidden_TD, head = student or toy_student(batch.tokens)
+    head.weight_VD.grad = None
     view, opinions = batch.view(blank_scalars(batch, torch.float64)), None
     if recipe.weights or any(term.weights for term in recipe.objective):
-        student, opinions = first_pass(recipe, batch, head, hidden_TD)
-        view = batch.view(student)
+        scalars, opinions = first_pass(recipe, batch, head, hidden_TD)
+        view = batch.view(scalars)
     plans = weigh(recipe, view, opinions)
-    grad_TD, sums = fold(recipe, batch, view, plans, head, hidden_TD, 0, block)
+    grad_TD, sums = fold(recipe, batch, view, plans, head, hidden_TD, 0)
     grad_VD = head.weight_VD.grad
     return Learned(sums.loss, grad_TD, torch.zeros_like(head.weight_VD) if grad_VD is None else grad_VD, plans)

@@ -7,15 +7,16 @@ as composing whole distributions and looking at those ids afterwards; it is what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
-from preceptor_trainer.recipe import Target
+from preceptor_trainer.parts.coefficients import PerToken
+from preceptor_trainer.recipe import Coefficient, Target, at
 from preceptor_trainer.views import FLOOR, BlockView, Opinion, Scalars, TokenView, align
 
 if TYPE_CHECKING:
@@ -61,35 +62,46 @@ class LogLinear(Target, kind="log_linear"):
 
     Geometric mixture (a = w, 1 - w), extrapolation beyond a teacher (ExOPD: a = lambda, 1 - lambda with lambda > 1),
     contrast of two views on a base (Purified OPSD, arXiv:2607.02234: base P0, a = 1/beta on the informed view, -1/beta
-    on the uninformed one, centred, clipped). Coefficients need not sum to one. g is the identity, or centring and a
-    soft clip.
+    on the uninformed one, centred, clipped), a trust region around the student's own view. Coefficients need not sum to
+    one; each may move with the step, or differ from token to token. g is the identity, or centring and a soft clip.
     """
 
-    coefficients: dict[str, float] = Field(min_length=1)
-    """a_i by context."""
+    coefficients: dict[str, Coefficient | SerializeAsAny[PerToken]] = Field(min_length=1)
+    """a_i by context; `student` is the student's own view, detached."""
     base: str | None = None
-    """Context whose log-probabilities are added untouched; None: there is none."""
+    """Context whose log-probabilities are added untouched (`student`: its own); None: there is none."""
     centre: bool = False
     """Take the mean over the columns off the sum before it is clipped: its zero is arbitrary otherwise."""
     clip: float | None = Field(default=None, gt=0)
     """c of c * tanh(x / c) on the sum; None: no clip. Wise wherever a coefficient is negative: what both views find
     impossible may otherwise win."""
 
+    @model_validator(mode="after")
+    def _hears_somebody(self) -> Self:
+        if not self.uses:
+            raise ValueError("coefficients: the student alone is no target; name a context, too")
+        return self
+
     @property
     def uses(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.coefficients, *([] if self.base is None else [self.base])]))
+        return tuple(name for name in self._names if name != "student")
 
     @property
     def needs(self) -> Support:
         return Support.TOPK
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.coefficients, *([] if self.base is None else [self.base])]))
+
     def __call__(self, block: BlockView) -> Sequence[Opinion]:
-        names = self.uses
+        names = self._names
         each = dict(zip(names, align([block[name] for name in names]), strict=True))
         first = each[names[0]]
         pads_TK = None if first.ids_TK is None else _pads(first)
-        sum_TK = _total([a * each[name].distribution() for name, a in self.coefficients.items()])
-        sum_T = _total([a * each[name].logprob_T for name, a in self.coefficients.items()])
+        a_T = {name: self._at(name, each, block) for name in self.coefficients}
+        sum_TK = _total([a_T[name][:, None] * each[name].distribution() for name in a_T])
+        sum_T = _total([a_T[name] * each[name].logprob_T for name in a_T])
         if self.centre:
             mean_T1 = _mean(sum_TK, pads_TK)
             sum_TK, sum_T = sum_TK - mean_T1, sum_T - mean_T1.squeeze(-1)
@@ -112,7 +124,12 @@ class LogLinear(Target, kind="log_linear"):
         )
 
     def outline(self, view: TokenView) -> Sequence[tuple[Tensor, Tensor]]:
-        return self._outline([view[name] for name in self.uses])
+        return self._outline([view[name] for name in self._names])
+
+    def _at(self, name: str, opinions: Mapping[str, Opinion], block: BlockView) -> Tensor:
+        """Its coefficient on every token [T]."""
+        a, one_T = self.coefficients[name], opinions[name].logprob_T.new_ones(len(opinions[name].logprob_T))
+        return a(opinions, block.tokens) * one_T if isinstance(a, PerToken) else at(a, block.tokens.step) * one_T
 
     def _outline(self, each: Sequence[Opinion | Scalars]) -> Sequence[tuple[Tensor, Tensor]]:
         return ((_product([one.present_T for one in each]), _product([one.weight_T for one in each])),)
