@@ -13,6 +13,7 @@ from preceptor_trainer import recipes
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.recipes.mopd import Domain
 from preceptor_trainer.views import Task, Verdict
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run, weights_of
@@ -35,10 +36,12 @@ class WholeData(ToyData):
         asked = {name for context in recipe.contexts.values() for name in context.columns}
         self._more = sorted(asked - ToyData.columns)
         self.columns = ToyData.columns | asked
+        self._domains = [context.domain for context in recipe.contexts.values() if isinstance(context, Domain)]
 
     def _task(self, rng: Random) -> Task:
         task = super()._task(rng)
-        return replace(task, columns={name: f"{name}: {task.answer}" for name in self._more})
+        columns = {name: f"{name}: {task.answer}" for name in self._more}
+        return replace(task, columns=columns | ({"domain": rng.choice(self._domains)} if self._domains else {}))
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -26,6 +26,25 @@ class Plain(SingleContext, kind="plain"):
         return view.task.messages
 
 
+class Instruction(SingleContext, kind="instruction"):
+    """The question with an instruction, which says how to answer and nothing about the answer (CRISP,
+    arXiv:2603.05433)."""
+
+    template: str
+    """The text that replaces the last user message; it holds `{question}` once."""
+
+    @model_validator(mode="after")
+    def _has_the_question(self) -> Self:
+        if self.template.count("{question}") != 1:
+            raise ValueError("template: it must hold {question} exactly once")
+        return self
+
+    def messages(self, view: ContextView) -> Sequence[Message]:
+        last = _asked(view.task)
+        before, after = self.template.split("{question}")
+        return _instead(view.task, last, before + view.task.messages[last]["content"] + after)
+
+
 class Shown(SingleContext):
     """A context that shows one piece of text through a template. A task that lacks the text gives no opinion."""
 
@@ -68,6 +87,19 @@ class Reference(Shown, kind="reference"):
 
     def content(self, view: ContextView) -> str | None:
         return view.task.reference
+
+
+class Answer(Shown, kind="answer"):
+    """The gold final answer, without a way to it (RLSD, arXiv:2604.03128, and CEPO, arXiv:2605.19436)."""
+
+    placeholder: ClassVar[str] = "answer"
+    columns: ClassVar[tuple[str, ...]] = ("answer",)
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
+    template: str = "{question}\n\nThe answer is: {answer}\n\nNow solve the problem."
+    """The text that replaces the last user message; it holds `{question}` and `{answer}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        return view.task.answer
 
 
 class Demonstration(Shown, kind="demonstration"):
@@ -151,11 +183,20 @@ def _column(task: Task, name: str) -> str | None:
 
 def _ask(task: Task, template: str, placeholder: str, content: str) -> tuple[Message, ...]:
     """The task's messages with the template in place of the last user message."""
-    last = max(index for index, message in enumerate(task.messages) if message["role"] == "user")
+    last = _asked(task)
     pieces = {f"{{{placeholder}}}": content, "{question}": task.messages[last]["content"]}
     # One pass over the template, so that braces in the question or the content are text and no placeholder.
     first, second = sorted(pieces, key=template.index)
     head, rest = template.split(first, 1)
     middle, tail = rest.split(second, 1)
-    asked = Message(role="user", content=head + pieces[first] + middle + pieces[second] + tail)
-    return (*task.messages[:last], asked, *task.messages[last + 1 :])
+    return _instead(task, last, head + pieces[first] + middle + pieces[second] + tail)
+
+
+def _asked(task: Task) -> int:
+    """Where the last user message is."""
+    return max(index for index, message in enumerate(task.messages) if message["role"] == "user")
+
+
+def _instead(task: Task, place: int, content: str) -> tuple[Message, ...]:
+    """The task's messages with another user message in this place."""
+    return (*task.messages[:place], Message(role="user", content=content), *task.messages[place + 1 :])

@@ -91,6 +91,19 @@ class PolicyGradient(Term, kind="policy_gradient"):
         return (block.student.logprob_T - block.tokens.behaviour.logprob_T).clamp(max=LIMIT).exp()
 
 
+class Reinforce(Term, kind="reinforce"):
+    """-A log S of the written token, no ratio: the policy gradient of a batch that is used once, by its writer.
+
+    The advantage A comes in as a signed weight. The term has a target so that weights may look at it (its entropy); a
+    token that the target says nothing about is left out, and its distribution does not enter.
+    """
+
+    needs: ClassVar[Support] = Support.SAMPLED
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        return -block.student.logprob_T
+
+
 class NLL(Term, kind="nll"):
     """Negative log-likelihood of the written token: supervised learning."""
 

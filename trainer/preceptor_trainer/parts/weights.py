@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from preceptor_trainer.recipe import Weight
+from preceptor.wire.teachers import Support
+from preceptor_trainer.recipe import Coefficient, Weight, at
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -63,6 +64,113 @@ class GroupAdvantage(Weight, kind="group_advantage"):
         if self.scale:
             above_B = above_B / ((same_BB @ above_B.square()) / size_B).sqrt().add(1e-6)
         return above_B[view.rollout_T]
+
+
+class BatchAdvantage(Weight, kind="batch_advantage"):
+    """The reward whitened over the whole batch, (r - mean) / (std + 1e-6): for one rollout a task (EGRSD,
+    arXiv:2605.13255). A short success may earn more: r = reward * (1 + bonus * (1 - length / longest))."""
+
+    bonus: float = Field(default=0.0, ge=0)
+    """What a success of no length would earn on top, as a share of its reward."""
+    longest: int = Field(default=1024, ge=1)
+    """Length that earns no bonus; a longer one earns none either."""
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        spare_B = (1 - view.length_B.to(view.reward_B.dtype) / self.longest).clamp(min=0)
+        reward_B = view.reward_B * (1 + self.bonus * spare_B)
+        above_B = reward_B - reward_B.mean()
+        return (above_B / (above_B.square().mean().sqrt() + 1e-6))[view.rollout_T]
+
+
+class AnchoredRatio(Weight, kind="anchored_ratio"):
+    """A * [(1 - mix) + mix * clip(w, 1 - epsilon, 1 + epsilon)], w = (over / under)^sign(A), of the written token.
+
+    The verifier says which way a rollout is pushed, two views of it how much of that each token gets (RLSD,
+    arXiv:2604.03128, and its family): A never changes its sign. The student stands in for a view that has no opinion
+    on a token; where that leaves it on both sides, the token keeps A.
+    """
+
+    over: str = Field(min_length=1)
+    """The view above the line: a context's name, or `student`."""
+    under: str = Field(default="student", min_length=1)
+    """The view below it."""
+    epsilon: float = Field(default=0.2, gt=0, le=1)
+    """How far from 1 the ratio may be."""
+    mix: Coefficient = 1.0
+    """Share of the ratio in the weight; at 0 it is A."""
+    advantage: SerializeAsAny[Weight] | None = GroupAdvantage()
+    """A; None: 1 everywhere, for a ratio that no verifier anchors."""
+    least_reward: float | None = None
+    """Rollouts of a lower reward keep A; None: there is no such bound."""
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        if self.over == self.under:
+            raise ValueError(f"over, under: both are '{self.over}', and their ratio is 1 whatever it says")
+        if not isinstance(self.mix, float) or 0 <= self.mix <= 1:
+            return self
+        raise ValueError(f"mix: {self.mix} is not a share; between 0 and 1 the weight keeps the advantage's sign")
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        gap_T = self._view(view, self.over) - self._view(view, self.under)
+        ones_T = gap_T.new_ones(gap_T.shape)
+        advantage_T = ones_T if self.advantage is None else self.advantage(view, opinion)
+        ratio_T = (advantage_T.sign() * gap_T).clamp(min=-20.0, max=20.0).exp()
+        share_T = 1 + at(self.mix, view.step) * (ratio_T.clamp(1 - self.epsilon, 1 + self.epsilon) - 1)
+        if self.least_reward is not None:
+            share_T = share_T.where((view.reward_B >= self.least_reward)[view.rollout_T], ones_T)
+        return advantage_T * share_T
+
+    def _view(self, view: TokenView, name: str) -> Tensor:
+        return view[name].logprob_T.where(view[name].present_T > 0, view.student.logprob_T)
+
+
+class Confidence(Weight, kind="confidence"):
+    """clip(1 - gamma * H / max(1 nat, largest H of the batch), floor, 1), H the weighed opinion's entropy: an unsure
+    teacher counts less (EGRSD, arXiv:2605.13255).
+
+    With a `window` W, H is the lowest entropy among this token and the W after it: a fork that is soon resolved keeps
+    its weight (CL-EGRSD). A weight of a targeted term: what an untargeted one weighs is the student.
+    """
+
+    needs: ClassVar[Support] = Support.FULL
+    gamma: float = Field(default=0.3, ge=0, le=1)
+    """How much entropy costs; 0: nothing."""
+    floor: float = Field(default=0.1, gt=0, le=1)
+    """Smallest weight."""
+    window: int = Field(default=0, ge=0)
+    """Tokens to look ahead, within the rollout."""
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        entropy_T = opinion.entropy_T
+        assert entropy_T is not None, "its `needs` has it asked for"
+        heard_T = opinion.present_T > 0
+        largest = entropy_T.masked_fill(~heard_T, 0.0).amax().clamp(min=1.0)
+        lowest_T = entropy_T.clone()
+        for ahead in range(1, min(self.window, len(entropy_T) - 1) + 1):
+            reached_T = heard_T[ahead:] & (view.rollout_T[ahead:] == view.rollout_T[:-ahead])
+            lowest_T[:-ahead] = lowest_T[:-ahead].minimum(entropy_T[ahead:].masked_fill(~reached_T, float("inf")))
+        return (1 - self.gamma * lowest_T / largest).clamp(min=self.floor, max=1.0)
+
+
+class Frontier(Weight, kind="frontier"):
+    """p^a (1 - p)^b, p the share of a task's rollouts that were rewarded: nothing is learned where all fail or all
+    succeed (PACED, arXiv:2603.11178)."""
+
+    a: float = Field(default=1.0, ge=0)
+    """How much failing counts against a task; 0: not."""
+    b: float = Field(default=1.0, ge=0)
+    """How much succeeding does; 0: not."""
+    normalise: bool = True
+    """Divide by the batch's mean, so that the scale of the loss stays."""
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        same_BB = (view.group_B[:, None] == view.group_B[None, :]).to(view.reward_B.dtype)
+        solved_B = ((same_BB @ view.reward_B) / same_BB.sum(-1)).clamp(min=0.0, max=1.0)
+        weight_B = solved_B**self.a * (1 - solved_B) ** self.b
+        if self.normalise:
+            weight_B = weight_B / weight_B.mean().clamp(min=1e-9)
+        return weight_B[view.rollout_T]
 
 
 class EntropyGate(Weight, kind="entropy_gate"):
