@@ -218,9 +218,12 @@ def test_files_can_be_finished(package: str) -> None:
 
 
 def test_a_recipe_is_under_sixty_lines() -> None:
+    """What is said about the method does not count."""
     for path in sorted((PACKAGES["preceptor_trainer"] / "recipes").glob("[!_]*.py")):
-        lines = path.read_text().count("\n")
-        assert lines < 60, f"{path.name} has {lines} lines"
+        text = path.read_text()
+        said = ast.parse(text).body[0]
+        lines = text.count("\n") - (said.end_lineno or 0)
+        assert lines < 60, f"{path.name} has {lines} lines below its docstring"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
