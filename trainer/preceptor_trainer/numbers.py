@@ -17,6 +17,7 @@ from preceptor.frames import scored_candidates
 from preceptor.wire.score import Extra, Numbers, ScoreRequest
 from preceptor.wire.teachers import Support
 from preceptor_trainer.model import Head
+from preceptor_trainer.products import product
 
 BLOCK_LOGITS = 1 << 22
 """Logits that exist at one time: 16 MiB of float32, so a handful of work arrays stays below 100 MiB."""
@@ -66,12 +67,12 @@ class Tally:
 
     def put(self, at_N: NDArray[np.int64], hidden_ND: Tensor) -> None:
         """The hidden states that predict these positions. Putting a position twice changes nothing."""
+        logits_of = product(self._head.weight_VD, self._head.bias_V, len(at_N))
         for block in _blocks(len(at_N), self._head.weight_VD.shape[0]):
-            self._put(at_N[block], hidden_ND[block])
+            self._put(at_N[block], hidden_ND[block], logits_of(hidden_ND[block]).float())
 
-    def _put(self, at_N: NDArray[np.int64], hidden_ND: Tensor) -> None:
+    def _put(self, at_N: NDArray[np.int64], hidden_ND: Tensor, logits_NV: Tensor) -> None:
         index_N = torch.from_numpy(at_N).to(hidden_ND.device)
-        logits_NV = torch.nn.functional.linear(hidden_ND, self._head.weight_VD, self._head.bias_V).float()
         if self._request.temperature != 1.0:
             logits_NV /= self._request.temperature
         logprob_NV = logits_NV.log_softmax(dim=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, m
 from preceptor_trainer.packing import packable as packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
+from preceptor_trainer.products import Products
 
 
 def score(
@@ -124,7 +126,9 @@ class Scorer:
         if packable(self._model.module) and len(scorings) > 1:
             rows = joined(rows, self._batch_tokens, self._hidden_size)
         hits = [prefix for row in rows if (prefix := self._held(row, version)) is not None]
-        self._compute(rows, hits, version)
+        # What was compiled has its own products, and would have to be compiled again for these.
+        with Products() if self._forward is None else nullcontext():
+            self._compute(rows, hits, version)
         tokens = [0] * len(scorings)
         for whose, row in chosen:
             tokens[whose] += len(row)
