@@ -154,8 +154,8 @@ class Confidence(Weight, kind="confidence"):
 
 
 class Frontier(Weight, kind="frontier"):
-    """p^a (1 - p)^b, p the share of a task's rollouts that were rewarded: nothing is learned where all fail or all
-    succeed (PACED, arXiv:2603.11178)."""
+    """p^a (1 - p)^b, p a task's mean reward in this batch, its pass rate where rewards are 0 and 1: nothing is learned
+    where all fail or all succeed (PACED, arXiv:2603.11178)."""
 
     a: float = Field(default=1.0, ge=0)
     """How much failing counts against a task; 0: not."""

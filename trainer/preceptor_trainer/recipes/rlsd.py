@@ -9,7 +9,7 @@ of it one number per token is needed. A' never has another sign than A, so nothi
 Evidence: the equations are from three papers that restate them and from third-party code (coldsakrua/RLSD); the paper
 itself was not read. eps 0.2, lam from 1 to 0 within 50 steps, 8 rollouts, a copy every 10 steps and the learning rate
 are that code's defaults, unconfirmed. The clip of the ratio to the sampler is GRPO's usual 0.2. A task without a
-reference falls back to GRPO.
+reference falls back to GRPO. With only final answers at hand: `{"contexts": {"reference": {"kind": "answer"}}}`.
 
 Helps where rewards are rare among long answers; independent papers found it below GRPO on some text models.
 """
