@@ -1,7 +1,9 @@
-"""How scores travel: bytes per scored position and seconds per answer, safetensors frames against their JSON form.
+"""How scores travel: bytes per scored position and seconds per answer, safetensors frames against their JSON form; and
+what narrow hidden states cost in exactness.
 
-Measured: encoding on the teacher's side and decoding, with every check, on the caller's. Not measured: the network and
-the model. Each figure is the best of `--repeat` tries, since what else the machine does can only slow a try down.
+Measured: encoding on the teacher's side and decoding, with every check, on the caller's; the divergence of the
+distributions that narrow hidden states give from those of float32, on a real model's answers. Not measured: the network
+and the forward pass. Each time is the best of `--repeat` tries: what else the machine does can only slow one down.
 """
 
 from __future__ import annotations
@@ -12,14 +14,20 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from preceptor.frames import decode_scores, encode_scores
 from preceptor.twins import scores_from_json, scores_to_json
 from preceptor.wire.score import HiddenDtype, ScoreRequest, Scores
 from preceptor.wire.teachers import Stamp, Support, Values
+from preceptor_trainer.model import head_of, load_model
+from preceptor_trainer.resolve import resolve_model
+from preceptor_trainer.scoring import score
 
 HIDDEN = 1024
 """Hidden size of the smallest models that people distil."""
@@ -96,10 +104,44 @@ def measure(name: str, support: Support, dtype: HiddenDtype, positions: int, rep
     return row
 
 
+def divergence(ref: str, texts: int) -> list[dict[str, Any]]:
+    """Nats between what float32 hidden states say of a model's own answers and what narrower ones do."""
+    model = load_model(resolve_model(ref))
+    weight_VD, bias_V = head_of(model.module)
+    random = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        prompt_BS = torch.randint(3, model.card.vocab_size, (texts, 8), generator=random)
+        torch.manual_seed(0)
+        written_BS = model.module.generate(prompt_BS, do_sample=True, max_new_tokens=48, top_k=0, pad_token_id=0)
+    request = ScoreRequest(
+        contexts=list(prompt_BS.numpy().astype(np.int32)),
+        completions=list(written_BS[:, 8:].numpy().astype(np.int32)),
+        context_of=np.arange(texts, dtype=np.int32),
+        support=Support.FULL,
+    )
+    scores = Scores.stamped(score(model, request), stamp())
+
+    def logprobs(dtype: HiddenDtype) -> torch.Tensor:
+        asked = replace(request, dtype=dtype)
+        hidden_TD = decode_scores(encode_scores(scores, asked), asked).hidden_TD
+        bias = None if bias_V is None else bias_V.detach().double()
+        return torch.nn.functional.linear(torch.tensor(hidden_TD).double(), weight_VD.detach().double(), bias).log_softmax(-1)
+
+    exact_TV, rows = logprobs(HiddenDtype.F32), list[dict[str, Any]]()
+    for dtype in (HiddenDtype.BF16, HiddenDtype.F8):
+        apart_T = (exact_TV.exp() * (exact_TV - logprobs(dtype))).sum(-1)
+        mean, largest = float(apart_T.mean()), float(apart_T.max())
+        rows.append({"model": Path(ref).name, "dtype": dtype.value, "mean_kl": mean, "largest_kl": largest})
+        print(f"{Path(ref).name:>10} {dtype.value:>8}: KL from f32, mean {mean:.2e} nats, largest {largest:.2e}")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--positions", type=int, default=2048, help="scored positions per answer; a multiple of 16")
     parser.add_argument("--repeat", type=int, default=20, help="tries per figure of the frames; JSON is tried once")
+    parser.add_argument("--models", default="models/tiny,smollm2", help="whose hidden states are narrowed")
+    parser.add_argument("--texts", type=int, default=16, help="answers of 48 tokens of each model")
     arguments = parser.parse_args()
     cases = [
         ("sampled", Support.SAMPLED, HiddenDtype.F32),
@@ -111,7 +153,8 @@ def main() -> None:
     rows = [measure(*each, arguments.positions, arguments.repeat) for each in cases]
     machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     settings = {"positions": arguments.positions, "hidden": HIDDEN, "k": K}
-    print(json.dumps({"bench": "frames", **settings, "machine": machine, "rows": rows}))
+    narrow = [row for ref in arguments.models.split(",") for row in divergence(ref, arguments.texts)]
+    print(json.dumps({"bench": "frames", **settings, "machine": machine, "rows": rows, "narrow": narrow}))
 
 
 if __name__ == "__main__":
