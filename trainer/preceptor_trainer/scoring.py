@@ -28,7 +28,7 @@ from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, m
 from preceptor_trainer.packing import packable as packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
-from preceptor_trainer.products import Products
+from preceptor_trainer.products import Products, pays
 
 
 def score(
@@ -126,9 +126,7 @@ class Scorer:
         if packable(self._model.module) and len(scorings) > 1:
             rows = joined(rows, self._batch_tokens, self._hidden_size)
         hits = [prefix for row in rows if (prefix := self._held(row, version)) is not None]
-        # What was compiled has its own products, and would have to be compiled again for these.
-        with Products() if self._forward is None else nullcontext():
-            self._compute(rows, hits, version)
+        self._compute(rows, hits, version)
         tokens = [0] * len(scorings)
         for whose, row in chosen:
             tokens[whose] += len(row)
@@ -149,9 +147,11 @@ class Scorer:
             module.base_model(input_ids=ids_BQ, past_key_values=cache, use_cache=True)
         laid = lay_out(rows, cached=bool(hits) or first, device=self._model.device)
         forward = module.base_model if self._forward is None or cache is not None else self._forward
-        hidden_BSD = forward(
-            input_ids=laid.ids_BS, past_key_values=cache, use_cache=cache is not None, **_view(module, laid)
-        ).last_hidden_state
+        # What was compiled has its own products, and would have to be compiled again for these.
+        with Products() if self._forward is None and pays(laid.ids_BS.numel(), self._hidden_size) else nullcontext():
+            hidden_BSD = forward(
+                input_ids=laid.ids_BS, past_key_values=cache, use_cache=cache is not None, **_view(module, laid)
+            ).last_hidden_state
         if keep and self._prefixes is not None and cache is not None:
             self._prefixes.put(version, rows, cache)
         laid.deliver(hidden_BSD[laid.row_N, laid.state_N])
