@@ -125,7 +125,8 @@ def divergence(ref: str, texts: int) -> list[dict[str, Any]]:
         asked = replace(request, dtype=dtype)
         hidden_TD = decode_scores(encode_scores(scores, asked), asked).hidden_TD
         bias = None if bias_V is None else bias_V.detach().double()
-        return torch.nn.functional.linear(torch.tensor(hidden_TD).double(), weight_VD.detach().double(), bias).log_softmax(-1)
+        logits_TV = torch.nn.functional.linear(torch.tensor(hidden_TD).double(), weight_VD.detach().double(), bias)
+        return logits_TV.log_softmax(-1)
 
     exact_TV, rows = logprobs(HiddenDtype.F32), list[dict[str, Any]]()
     for dtype in (HiddenDtype.BF16, HiddenDtype.F8):
