@@ -107,12 +107,13 @@ def measure(name: str, support: Support, dtype: HiddenDtype, positions: int, rep
 def divergence(ref: str, texts: int) -> list[dict[str, Any]]:
     """Nats between what float32 hidden states say of a model's own answers and what narrower ones do."""
     model = load_model(resolve_model(ref))
+    module: Any = model.module
     weight_VD, bias_V = head_of(model.module)
     random = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         prompt_BS = torch.randint(3, model.card.vocab_size, (texts, 8), generator=random)
         torch.manual_seed(0)
-        written_BS = model.module.generate(prompt_BS, do_sample=True, max_new_tokens=48, top_k=0, pad_token_id=0)
+        written_BS = module.generate(prompt_BS, do_sample=True, max_new_tokens=48, top_k=0, pad_token_id=0)
     request = ScoreRequest(
         contexts=list(prompt_BS.numpy().astype(np.int32)),
         completions=list(written_BS[:, 8:].numpy().astype(np.int32)),
