@@ -62,10 +62,11 @@ def test_every_step_is_scored_by_the_weights_of_the_step_before(stack: Stack, ow
     assert after.weights_version == first + STEPS and after.weights_hash != before.weights_hash
     size = (MODEL / "model.safetensors").stat().st_size
     assert all(each.weights_bytes > 0.9 * size for each in asked)
-    # A head once, and then what of it has changed.
+    # A head once (not at all where this worker has had another teacher with the same one), then what of it has changed.
     assert before.head is not None
     head = 4 * before.tokenizer.vocab_size * before.head.hidden_size
-    assert asked[0].head_bytes > head > max(each.head_bytes for each in asked[1:]) > 0
+    assert asked[0].head_bytes == 0 or asked[0].head_bytes > head
+    assert all(0 < each.head_bytes < head for each in asked[1:])
 
 
 def test_of_a_student_with_adapters_only_those_are_sent(stack: Stack, own: str, client: Client) -> None:

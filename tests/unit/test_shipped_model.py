@@ -135,8 +135,12 @@ def test_the_cards_figures_come_out_again(
     assert low - 0.05 <= STATED[name][kind, wrong] <= high + 0.05
 
 
+UNTAUGHT = {"answer", "instruction"}
+"""Contexts that the shipped model was not pre-trained on, and is not examined in."""
+
+
 def test_every_context_is_examined() -> None:
     from preceptor_trainer.parts import contexts
 
     shipped = {each.kind for each in vars(contexts).values() if isinstance(each, type) and "kind" in vars(each)}
-    assert shipped == set(CONTEXTS)
+    assert shipped - UNTAUGHT == set(CONTEXTS)
