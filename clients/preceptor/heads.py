@@ -28,6 +28,7 @@ class Heads:
         self._folder = folder
         self._fetching = threading.Lock()
         self._fetched: dict[str, list[Path]] = {}  # by teacher, the latest last
+        self._latest: dict[str, Path] = {}  # by teacher, whoever fetched it: what a change may start from
 
     def get(self, wanted: str, replicas: Replicas, patience: float) -> Head:
         """The head of this hash, from disk or else from the teacher; a server that keeps only one may give another.
@@ -36,7 +37,9 @@ class Heads:
         where what arrived is not what its hash says.
         """
         with self._fetching:
-            return self._kept(wanted) or self._fetch(wanted, replicas, patience)
+            head = self._kept(wanted) or self._fetch(wanted, replicas, patience)
+            self._latest[replicas.name] = self._path(head.hash)
+            return head
 
     def _path(self, hash: str) -> Path:
         return self._folder / f"{hash.removeprefix('sha256:')}.safetensors"
@@ -61,7 +64,8 @@ class Heads:
             if begun_at and begun_at[-1] is not replica:
                 part.unlink(missing_ok=True)  # what one endpoint began another one need not go on with
             begun_at.append(replica)
-            since = next((path for path in reversed(fetched) if path.exists()), None)
+            known = (self._latest.get(replicas.name), *reversed(fetched))
+            since = next((path for path in known if path is not None and path.exists()), None)
             return client.download_head(
                 part, hash=wanted, since=since, count=lambda size: replicas.tally.count(head_bytes=size)
             )
