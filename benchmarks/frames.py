@@ -2,7 +2,8 @@
 what narrow hidden states cost in exactness.
 
 Measured: encoding on the teacher's side and decoding, with every check, on the caller's; the divergence of the
-distributions that narrow hidden states give from those of float32, on a real model's answers. Not measured: the network
+distributions that narrow hidden states give from those of float32, on a real model's answers; what the change of a head
+takes of the whole one, for normal weights, V = 32,000 and D = 576. Not measured: the network
 and the forward pass. Each time is the best of `--repeat` tries: what else the machine does can only slow one down.
 """
 
@@ -20,11 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from of_teacher.answers import HASH, stamp
 
-from preceptor.frames import decode_scores, encode_scores
+from preceptor.frames import decode_scores, encode_scores, head_buffers
+from preceptor.head_delta import encode_delta
+from preceptor.narrow import to_bf16
+from preceptor.tensors import Tensor
 from preceptor.twins import scores_from_json, scores_to_json
 from preceptor.wire.score import HiddenDtype, ScoreRequest, Scores
-from preceptor.wire.teachers import Stamp, Support, Values
+from preceptor.wire.teachers import Support
 from preceptor_trainer.model import head_of, load_model
 from preceptor_trainer.resolve import resolve_model
 from preceptor_trainer.scoring import score
@@ -32,23 +37,6 @@ from preceptor_trainer.scoring import score
 HIDDEN = 1024
 """Hidden size of the smallest models that people distil."""
 K = 64
-
-
-def stamp() -> Stamp:
-    return Stamp(
-        teacher="bench",
-        model="random numbers",
-        weights_version=0,
-        head_hash=None,
-        engine="none",
-        device="cpu",
-        dtype="float32",
-        temperature=1.0,
-        values=Values.RAW,
-        context_hashes=("sha256:" + "0" * 64,),
-        queued_seconds=0.0,
-        computed_seconds=0.0,
-    )
 
 
 def case(support: Support, dtype: HiddenDtype, positions: int) -> tuple[ScoreRequest, Scores]:
@@ -138,6 +126,26 @@ def divergence(ref: str, texts: int) -> list[dict[str, Any]]:
     return rows
 
 
+def head_change(vocabulary: int, hidden: int) -> list[dict[str, Any]]:
+    """Bytes of the change of a head whose every number has moved by a share of itself, over those of the whole head."""
+    random = np.random.default_rng(0)
+    weight_VD = random.standard_normal((vocabulary, hidden), dtype=np.float32)
+    rows: list[dict[str, Any]] = []
+    for share in (1e-4, 1e-3, 1e-2):
+        moved_VD = weight_VD * (1 + share * random.standard_normal(weight_VD.shape, dtype=np.float32))
+        row: dict[str, Any] = {"moved_by": share}
+        for name, narrowed in (("f32", Tensor.of), ("bf16", lambda array: Tensor("BF16", to_bf16(array)))):
+            old, new = head_buffers(narrowed(weight_VD)), head_buffers(narrowed(moved_VD))
+            start = time.perf_counter()
+            change = encode_delta(old, HASH, new, HASH)
+            assert change is not None, "two heads of one shape"
+            row[f"{name}_seconds"] = round(time.perf_counter() - start, 2)
+            row[name] = round(sum(map(len, change)) / sum(map(len, new)), 3)
+        print(f"head moved by {share:.0e}: change / whole {row['f32']:.3f} in f32, {row['bf16']:.3f} in bf16")
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--positions", type=int, default=2048, help="scored positions per answer; a multiple of 16")
@@ -156,7 +164,8 @@ def main() -> None:
     machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     settings = {"positions": arguments.positions, "hidden": HIDDEN, "k": K}
     narrow = [row for ref in arguments.models.split(",") for row in divergence(ref, arguments.texts)]
-    print(json.dumps({"bench": "frames", **settings, "machine": machine, "rows": rows, "narrow": narrow}))
+    found = {"rows": rows, "narrow": narrow, "head_change": head_change(32_000, 576)}
+    print(json.dumps({"bench": "frames", **settings, "machine": machine, **found}))
 
 
 if __name__ == "__main__":

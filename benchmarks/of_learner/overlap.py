@@ -14,12 +14,15 @@ from random import Random
 from typing import Any
 
 import torch
+from of_teacher.answers import HASH, stamp
 from of_teacher.pairs import Ratios
 
+from preceptor.fingerprint import tokenizer_file
 from preceptor.ledgers import total
 from preceptor.wire.runs import Run, StepReport, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
-from preceptor.wire.teachers import Card, Limits, Stamp, Support, Values
+from preceptor.wire.teachers import Card, Limits, Support
+from preceptor.wire.tokenizers import TokenizerFile
 from preceptor_trainer import recipes
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import Model, head_of, load_model
@@ -31,7 +34,6 @@ from preceptor_trainer.views import Message, Task
 DELAY_SECONDS = 0.2
 SHARE = 0.1
 """Largest share of the time, at max_lag 1."""
-HASH = "sha256:" + "0" * 64
 
 
 def overlap(ratios: Ratios, threads: int, small: bool) -> None:
@@ -93,21 +95,8 @@ class _Slow:
     def score(self, role: str, request: ScoreRequest, **options: Any) -> Scores:
         time.sleep(DELAY_SECONDS)
         hashes = tuple(f"sha256:{index:064x}" for index in range(len(request.contexts)))
-        stamp = Stamp(
-            teacher=role,
-            model="smollm2",
-            weights_version=0,
-            head_hash=HASH,
-            engine="bench",
-            device="cpu",
-            dtype="float32",
-            temperature=1.0,
-            values=Values.RAW,
-            context_hashes=hashes,
-            queued_seconds=0.0,
-            computed_seconds=0.0,
-        )
-        return Scores.stamped(score(self._model, request), stamp)
+        said_by = stamp(teacher=role, model="smollm2", head_hash=HASH, context_hashes=hashes)
+        return Scores.stamped(score(self._model, request), said_by)
 
     def card(self, role: str) -> Card:
         return Card(
@@ -122,8 +111,8 @@ class _Slow:
             supports=tuple(Support),
         )
 
-    def tokenizer(self, role: str) -> Any:
-        raise NotImplementedError("it has the student's")
+    def tokenizer(self, role: str) -> TokenizerFile:
+        return tokenizer_file(self._model.folder)
 
     def head(self, role: str, hash: str | None = None) -> Head:
         return Head(hash=HASH, weight_VD=self._head.weight_VD.detach().numpy(), bias_V=None)

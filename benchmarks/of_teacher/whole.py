@@ -8,37 +8,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from of_teacher.answers import HASH, stamp
 from of_teacher.pairs import Ratios, interleaved, median, ratio
 
 from preceptor.frames import decode_scores, encode_scores
 from preceptor.narrow import from_bf16, to_bf16
 from preceptor.tensors import Tensor, pack, unpack
 from preceptor.wire.score import HiddenDtype, ScoreRequest, Scores
-from preceptor.wire.teachers import PROTOCOL, Stamp, Support, Values
+from preceptor.wire.teachers import PROTOCOL, Support
 
 VOCAB, HIDDEN = 151_936, 2_048
 """Of Qwen's models with 1.7 B parameters."""
 TOKENS = 1_024
 LOGITS_TOKENS = 128
 """Of the other side, whose frame for all would have 311 MB; its size does not depend on how many there are."""
-
-
-def stamp() -> Stamp:
-    """Of numbers that are random."""
-    return Stamp(
-        teacher="bench",
-        model="random numbers",
-        weights_version=0,
-        head_hash="sha256:" + "0" * 64,
-        engine="none",
-        device="cpu",
-        dtype="bfloat16",
-        temperature=1.0,
-        values=Values.RAW,
-        context_hashes=("sha256:" + "0" * 64,),
-        queued_seconds=0.0,
-        computed_seconds=0.0,
-    )
 
 
 def case(tokens: int) -> tuple[ScoreRequest, Scores]:
@@ -53,7 +36,12 @@ def case(tokens: int) -> tuple[ScoreRequest, Scores]:
     )
     hidden_TD = rng.standard_normal((tokens, HIDDEN), dtype=np.float32)
     logprob_T = -rng.exponential(size=tokens).astype(np.float32)
-    return request, Scores(offsets=request.scored_offsets, logprob_T=logprob_T, hidden_TD=hidden_TD, stamp=stamp())
+    return request, Scores(
+        offsets=request.scored_offsets,
+        logprob_T=logprob_T,
+        hidden_TD=hidden_TD,
+        stamp=stamp(head_hash=HASH, dtype="bfloat16"),
+    )
 
 
 def logits_frame(logits_TV: torch.Tensor) -> bytes:
