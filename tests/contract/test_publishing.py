@@ -145,6 +145,21 @@ def test_of_a_head_that_moves_the_change_is_fetched(folder: Path, tmp_path: Path
         np.testing.assert_allclose(logprob[np.arange(3), [4, 5, 6]], scores.logprob_T, atol=1e-4)
 
 
+def test_the_change_starts_from_a_head_that_another_run_left_on_disk(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    row = weights["model.embed_tokens.weight"].copy()
+    row[7] *= 1.5
+    with town(folder, "a.test") as (found, endpoint):
+        with pool_of(found, endpoint, tmp_path) as before:
+            head = before.head("self")
+        with pool_of(found, endpoint, tmp_path) as pool:
+            assert pool.head("self").hash == head.hash and pool.take_ledger()["self"].head_bytes == 0
+            pool.publish("self", {**weights, "model.embed_tokens.weight": row})
+            pool.score("self", asked(support=FULL))
+            np.testing.assert_array_equal(pool.head("self").weight_VD, row)
+            assert 0 < pool.take_ledger()["self"].head_bytes < head.weight_VD.nbytes / 10
+
+
 def test_a_head_can_be_fetched_while_the_teacher_has_moved_on_and_no_longer(folder: Path, tmp_path: Path) -> None:
     with town(folder, "a.test") as (found, endpoint), pool_of(found, endpoint, tmp_path) as pool:
         stamp = pool.score("self", asked(support=FULL)).stamp

@@ -34,6 +34,11 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
+def head_hash(backend: HfBackend) -> str:
+    assert backend.about.head is not None
+    return backend.about.head.hash
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The same model with four sets of weights; head and embedding are two tensors."""
@@ -122,7 +127,7 @@ def test_a_narrow_teacher_rounds_what_it_is_sent(folders: list[Path]) -> None:
     with teaching(HfBackend(folders[0], dtype="bfloat16"), teacher_takes_weights=True) as taught:
         taught.client.load_weights(folders[1])
         other = HfBackend(folders[1], dtype="bfloat16")
-        assert taught.client.head().hash == other.about.head.hash  # type: ignore[union-attr]
+        assert taught.client.head().hash == head_hash(other)
         wanted = other.score(long_request(), lambda: None)
         np.testing.assert_array_equal(taught.client.score(long_request()).logprob_T, wanted.logprob_T)
 
@@ -155,7 +160,7 @@ def test_a_request_in_flight_is_finished_by_the_version_it_began_with(folders: l
         backend.go_on.set()
         loaded, scores = loading.result(30), first.result(30)
         assert scores.stamp.weights_version == 0 and loaded.weights_version == 1
-        assert scores.stamp.head_hash == HfBackend(folders[0]).about.head.hash  # type: ignore[union-attr]
+        assert scores.stamp.head_hash == head_hash(HfBackend(folders[0]))
         same(scores, reference(folders[0], long_request()))
         with pytest.raises(Conflict, match="0 is gone; this teacher is at 1"):
             pinned.result(30)
@@ -189,7 +194,7 @@ def test_scores_before_during_and_after_swaps_are_those_of_the_version_in_their_
         for each in learners:
             each.result(30)
     assert len({scores.stamp.weights_version for _, scores in found}) >= 4
-    heads = {HfBackend(folder).about.head.hash: v for v, folder in enumerate(folders)}  # type: ignore[union-attr]
+    heads = {head_hash(HfBackend(folder)): v for v, folder in enumerate(folders)}
     for index, scores in found:
         version = scores.stamp.weights_version % 4
         same(scores, wanted[version, index])
