@@ -56,23 +56,6 @@ class EMA(TeacherUpdate, kind="sketch_ema"):
         return self.decay
 
 
-class CopyEvery(TeacherUpdate, kind="sketch_copy_every"):
-    """A copy of the student every M steps."""
-
-    every: int = Field(default=10, ge=1)
-    """M."""
-
-    def decay_after(self, step: int) -> float | None:
-        return 0.0 if step % self.every == 0 else None
-
-
-class Live(TeacherUpdate, kind="sketch_live"):
-    """The student itself, one step behind nothing."""
-
-    def decay_after(self, step: int) -> float | None:
-        return 0.0
-
-
 def mean_by_rollout(values_T: Tensor, view: TokenView) -> Tensor:
     """[B] mean of a per-token quantity over each rollout."""
     zeros_B = view.reward_B.new_zeros(len(view.reward_B))
