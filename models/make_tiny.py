@@ -31,6 +31,7 @@ from models.tiny_card import write_card
 from models.tiny_formats import SHOWN, Example, accuracies, example, hits, load, prompt_ids
 from preceptor_trainer import tasks
 from preceptor_trainer.tasks import ProceduralTask
+from preceptor_trainer.tasks._gym import GymTask
 from preceptor_trainer.views import Task
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -108,9 +109,9 @@ def capitalised(source: ProceduralTask, task: Task) -> Task:
 
     One word in seven has a capital: too few for so small a model to learn all 26. Splits ignore case, so nothing leaks.
     """
-    metadata = task.columns["metadata"]
+    metadata = task.columns.get("metadata", {})
     word = metadata.get("word")
-    if word is None:
+    if word is None or not isinstance(source, GymTask):
         return task
     question = task.messages[-1]["content"].removesuffix(word) + word.title()
     return source.task({"question": question, "answer": word.title()[::-1], "metadata": metadata})
@@ -190,7 +191,7 @@ def chosen(
 ) -> bool:
     """Whether this is the checkpoint: middling at plain prompts, good at reading contexts, led astray by wrong ones."""
     sources = load(args.tasks)
-    items = {source.dataset: source.take("validation", args.items) for source in sources}
+    items = {source.name: source.take("validation", args.items) for source in sources}
     plain = {name: sum(hits(model, tokenizer, some, "plain")) / args.items for name, some in items.items()}
     console.print(f"step {step}: plain " + ", ".join(f"{name} {share:.3f}" for name, share in plain.items()))
     if not all(args.middling[0] <= share <= args.middling[1] for share in plain.values()):
@@ -198,7 +199,7 @@ def chosen(
     for source in sources:
         shares = accuracies(model, tokenizer, source, "validation", args.items)
         named = ", ".join(f"{'wrong ' * wrong}{kind} {share:.3f}" for (kind, wrong), share in shares.items())
-        console.print(f"step {step}: {source.dataset}: {named}")
+        console.print(f"step {step}: {source.name}: {named}")
         solved = min(shares[kind, False] for kind in ("reference", "demonstration", "peer_success"))
         led_astray = max(share for (_, wrong), share in shares.items() if wrong) <= shares["plain", False]
         if solved < args.privileged or shares["hint", False] < shares["plain", False] + 0.1 or not led_astray:
@@ -237,7 +238,7 @@ def main() -> None:
     model, tokenizer, step = train(args, console)
     seconds = time.monotonic() - began
     shares = {
-        source.dataset: accuracies(model, tokenizer, source, "held_out", args.card_items) for source in load(args.tasks)
+        source.name: accuracies(model, tokenizer, source, "held_out", args.card_items) for source in load(args.tasks)
     }
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id,

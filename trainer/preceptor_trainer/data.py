@@ -70,15 +70,18 @@ def open_data(spec: DataSpec, folder: Path | None = None) -> Data:
 
 
 class TaskData:
-    """A procedural task, judged by reasoning-gym's own scorer."""
+    """A procedural task, judged as it says."""
 
     def __init__(self, spec: TaskSource) -> None:
         self.name = spec.task
-        self.verifier: Verifier = verifiers.Procedural()
         try:
             self._task: ProceduralTask = tasks.load(spec.task, spec.options)
         except ValueError as error:
             raise DataError(f"{error}.", field="data.task") from error
+
+    @property
+    def verifier(self) -> Verifier:
+        return self._task.verifier
 
     @property
     def columns(self) -> frozenset[str]:

@@ -1,21 +1,22 @@
-"""What every procedural task shares: the split, the streams, and reasoning-gym behind a lazy import.
+"""What every procedural task shares: the split, the streams, the columns.
 
-reasoning-gym makes item i from the integer seed + i, so that two near seeds are the same questions shifted. Streams
-here start at 56-bit hashes of what they are for: overlaps are not to be expected, and would not matter to the split,
-which is drawn from the question alone.
+A task of your own is one file beside this one: a class with `draw` (and `name`, `verifier`, `columns` where they are not
+the defaults), its fields being its options, and `TASK = ThatClass` at the end. `docs/tasks.md` has one that runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from random import Random
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from preceptor_trainer.views import Message, Task
+from preceptor_trainer.recipe import Verifier
+from preceptor_trainer.verifiers import Exact
+from preceptor_trainer.views import Task
 
 Split = Literal["train", "validation", "held_out"]
 """`held_out` is what gains are reported on. `validation` is for choosing among models. Neither is ever trained on."""
@@ -42,36 +43,25 @@ class TooFewQuestions(ValueError):
 
 
 class ProceduralTask(BaseModel, ABC):
-    """A stream of questions from reasoning-gym. Its fields are its options.
+    """A stream of questions without end. Its fields are its options.
 
     Every task names in `columns`, besides its answer and reference, a `hint` (the beginning of a solution) and a
-    `demonstration` (a good reply), for the contexts that show them, and reasoning-gym's own `metadata`, for its scorer.
+    `demonstration` (a good reply), for the contexts that show them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    dataset: ClassVar[str]
-    """reasoning-gym's name."""
-    columns: ClassVar[frozenset[str]] = frozenset({"answer", "reference", "hint", "demonstration", "metadata"})
+    name: ClassVar[str]
+    """What its streams are drawn by: its module's name."""
+    verifier: ClassVar[Verifier] = Exact()
+    """How its answers are judged."""
+    columns: ClassVar[frozenset[str]] = frozenset({"answer", "reference", "hint", "demonstration"})
     """What its tasks carry besides their messages."""
+    answer_tokens: ClassVar[int] = 32
+    """Room that an answer needs, in tokens of a byte each: the horizon where somebody has to choose one."""
 
     @abstractmethod
-    def reference(self, entry: Mapping[str, Any]) -> str:
-        """A worked solution of a reasoning-gym entry, ending in the answer."""
-
-    @abstractmethod
-    def hint(self, entry: Mapping[str, Any]) -> str:
-        """The beginning of that solution, said as a hint."""
-
-    def task(self, entry: Mapping[str, Any]) -> Task:
-        """A reasoning-gym entry as a task: its question, word for word, is the plain prompt."""
-        reference = self.reference(entry)
-        return Task(
-            id=question_id(entry["question"]),
-            messages=(Message(role="user", content=entry["question"]),),
-            answer=entry["answer"],
-            reference=reference,
-            columns={"hint": self.hint(entry), "demonstration": reference, "metadata": entry["metadata"]},
-        )
+    def draw(self, rng: Random) -> Task:
+        """One question. Its `id` is the `question_id` of all that makes it another question than the next."""
 
     def train(self, step: int, batch: int, seed: int) -> list[Task]:
         """`batch` distinct training tasks: a pure function of its arguments, so that a resumed run sees the same."""
@@ -84,29 +74,19 @@ class ProceduralTask(BaseModel, ABC):
     def take(self, split: Split, count: int, stream: str = "") -> list[Task]:
         """The first `count` distinct questions of one split in one stream. Raises TooFewQuestions."""
         found: dict[str, Task] = {}
-        for drawn, entry in enumerate(self._entries(f"{self.dataset}/{split}/{stream}")):
+        for drawn, task in enumerate(self.stream(f"{self.name}/{split}/{stream}")):
             if len(found) == count:
                 break
             if drawn > PATIENCE * (count + BUCKETS):
                 raise TooFewQuestions(
-                    f"{self.dataset}: {count} distinct {split} questions wanted, {len(found)} found in {drawn} draws."
+                    f"{self.name}: {count} distinct {split} questions wanted, {len(found)} found in {drawn} draws."
                 )
-            task_id = question_id(entry["question"])
-            if task_id not in found and split_of(task_id) == split:
-                found[task_id] = self.task(entry)
+            if split_of(task.id) == split:
+                found.setdefault(task.id, task)
         return list(found.values())
 
-    def _entries(self, stream: str) -> Iterator[dict[str, Any]]:
-        dataset = _dataset(self.dataset, tuple(sorted(self.model_dump().items())))
-        index = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:7], "big")
+    def stream(self, name: str) -> Iterator[Task]:
+        """Questions without end, of every split, drawn by the stream's name."""
+        rng = Random(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
         while True:
-            yield dataset[index]
-            index += 1
-
-
-@lru_cache(maxsize=32)
-def _dataset(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    # The import takes 1.5 s (it pulls sympy and matplotlib in), so it waits until questions are wanted.
-    import reasoning_gym
-
-    return reasoning_gym.create_dataset(name, seed=0, **dict(options))
+            yield self.draw(rng)

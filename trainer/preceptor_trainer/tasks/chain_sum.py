@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from preceptor_trainer.tasks._procedural import ProceduralTask
+from preceptor_trainer.tasks._gym import GymTask
 
 
-class ChainSum(ProceduralTask):
+class ChainSum(GymTask):
     """`... the following arithmetic problem: 4 + 3 - 9 =` -> `4 + 3 = 7`, `7 - 9 = -2`, `#### -2`, a line each."""
 
-    dataset: ClassVar[str] = "chain_sum"
+    name: ClassVar[str] = "chain_sum"
+    answer_tokens: ClassVar[int] = 80
     min_terms: int = Field(3, ge=2, le=20)
     """Fewest numbers in a chain."""
     max_terms: int = Field(5, ge=2, le=20)

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from preceptor_trainer.tasks._procedural import ProceduralTask
+from preceptor_trainer.tasks._gym import GymTask
 
 
-class SpellBackward(ProceduralTask):
+class SpellBackward(GymTask):
     """`Spell this word backward (example: sun -> nus): planet` -> `tenalp`. The scorer ignores case."""
 
-    dataset: ClassVar[str] = "spell_backward"
+    name: ClassVar[str] = "spell_backward"
+    answer_tokens: ClassVar[int] = 16
     min_word_len: int = Field(4, ge=3, le=10)
     """Shortest word, in letters."""
     max_word_len: int = Field(8, ge=3, le=10)
