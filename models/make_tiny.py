@@ -192,7 +192,7 @@ def chosen(
     """Whether this is the checkpoint: middling at plain prompts, good at reading contexts, led astray by wrong ones."""
     sources = load(args.tasks)
     items = {source.name: source.take("validation", args.items) for source in sources}
-    plain = {name: sum(hits(model, tokenizer, some, "plain")) / args.items for name, some in items.items()}
+    plain = {each.name: sum(hits(model, tokenizer, each, items[each.name], "plain")) / args.items for each in sources}
     console.print(f"step {step}: plain " + ", ".join(f"{name} {share:.3f}" for name, share in plain.items()))
     if not all(args.middling[0] <= share <= args.middling[1] for share in plain.values()):
         return False

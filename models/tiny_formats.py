@@ -13,19 +13,19 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from preceptor_trainer import tasks, verifiers
+from preceptor_trainer import tasks
 from preceptor_trainer.parts.contexts import Demonstration, Hint, PeerSuccess, Plain, Reference, Shown, corrupted
 from preceptor_trainer.recipe import SingleContext
 from preceptor_trainer.tasks import ProceduralTask, Split
+from preceptor_trainer.tasks.skill_code import PLAIN
 from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
 
 SHOWN: tuple[Shown, ...] = (Reference(), Demonstration(), Hint(), PeerSuccess())
 CONTEXTS: Mapping[str, SingleContext] = {"plain": Plain()} | {part.kind: part for part in SHOWN}
 WRONG: Mapping[str, Shown] = {part.kind: part.model_copy(update={"wrong": True}) for part in SHOWN}
-FORMATS = [(kind, False) for kind in CONTEXTS] + [(kind, True) for kind in WRONG]
-"""Every format, as its context and whether the content is wrong."""
-ANSWER_TOKENS = {"spell_backward": 16, "chain_sum": 80}
-"""Longest answer that an examination waits for."""
+PARTIAL = ("hint", "skill")
+"""Contexts that show less than the answer: something is left to be found, which is what plain prompts ask for."""
+BEGINS = "The solution begins with: "
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Example:
 
     messages: Sequence[Message]
     reply: str
+
+
+def formats(source: ProceduralTask) -> list[tuple[str, bool]]:
+    """Every format that this task has something for, as its context and whether the content is wrong."""
+    there = [kind for kind, part in CONTEXTS.items() if set(part.columns) <= source.columns]
+    return [(kind, False) for kind in there] + [(kind, True) for kind in there if kind in WRONG]
 
 
 def example(task: Task, kind: str, wrong: bool, seed: int) -> Example:
@@ -46,13 +52,24 @@ def example(task: Task, kind: str, wrong: bool, seed: int) -> Example:
         return ContextView(task=task, rollout=own, group=(own, peer), step=0, rng=Random(seed))
 
     messages = (WRONG[kind] if wrong else CONTEXTS[kind]).messages(view())
-    assert messages is not None, "these tasks have content for every context"
+    assert messages is not None, f"this task has nothing to show for '{kind}'"
     if not wrong:
         return Example(messages, reference)
     again = view()
-    shown = corrupted(str(WRONG[kind].content(again)), again.rng)
-    begun = shown.removeprefix("The solution begins with: ")
-    return Example(messages, begun + reference[len(begun) :])
+    return Example(messages, following(task, kind, corrupted(str(WRONG[kind].content(again)), again.rng)))
+
+
+def following(task: Task, kind: str, shown: str) -> str:
+    """The reply of somebody who believes what is shown."""
+    if kind == "skill":
+        word = task.messages[-1]["content"].rpartition(" ")[2]
+        return word.translate(str.maketrans(PLAIN, shown.rpartition(" ")[2]))
+    begun = shown.removeprefix(BEGINS)
+    if kind == "hint":
+        return begun + str(task.reference)[len(begun) :]
+    if kind == "answer":  # the answer is the end of the reference, if not all of it
+        return str(task.reference).removesuffix(str(task.answer)) + begun
+    return begun
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> list[int]:
@@ -65,11 +82,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) 
 
 @torch.no_grad()
 def hits(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, items: Sequence[Task], kind: str, wrong: bool = False
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    source: ProceduralTask,
+    items: Sequence[Task],
+    kind: str,
+    wrong: bool = False,
 ) -> list[bool]:
-    """Which items' greedy answers reasoning-gym's scorer gives full marks, in one format."""
+    """Which items' greedy answers are right by the task's own verifier, in one format."""
     model.eval()
-    verify = verifiers.Procedural()
     prompts = [prompt_ids(tokenizer, example(task, kind, wrong, seed).messages) for seed, task in enumerate(items)]
     width = max(map(len, prompts))
     pad = cast(int, tokenizer.pad_token_id)
@@ -77,14 +98,14 @@ def hits(
     mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     greedy = GenerationConfig(
         do_sample=False,
-        max_new_tokens=ANSWER_TOKENS[items[0].columns["metadata"]["source_dataset"]],
+        max_new_tokens=source.answer_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad,
     )
     model.generation_config = greedy
     written_BT = cast(Any, model).generate(ids_BT, attention_mask=mask_BT, generation_config=greedy)[:, width:]
     texts = tokenizer.batch_decode(written_BT, skip_special_tokens=True)
-    return [verify(task, text).correct for task, text in zip(items, texts, strict=True)]
+    return [source.verifier(task, text).correct for task, text in zip(items, texts, strict=True)]
 
 
 def accuracies(
@@ -92,7 +113,7 @@ def accuracies(
 ) -> dict[tuple[str, bool], float]:
     """Share of right answers per format, on the first `count` questions of a split."""
     items = source.take(split, count)
-    return {each: sum(hits(model, tokenizer, items, *each)) / count for each in FORMATS}
+    return {each: sum(hits(model, tokenizer, source, items, *each)) / count for each in formats(source)}
 
 
 def load(names: Sequence[str]) -> list[ProceduralTask]:

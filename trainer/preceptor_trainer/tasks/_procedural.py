@@ -1,7 +1,7 @@
 """What every procedural task shares: the split, the streams, the columns.
 
-A task of your own is one file beside this one: a class with `draw` (and `name`, `verifier`, `columns` where they are not
-the defaults), its fields being its options, and `TASK = ThatClass` at the end. `docs/tasks.md` has one that runs.
+A task of your own is one file: a class with a `name` and `draw` (`verifier` and `columns` where they are not the
+defaults), its fields being its options, and `TASK = ThatClass` at the end. `docs/tasks.md` has one that runs.
 """
 
 from __future__ import annotations
