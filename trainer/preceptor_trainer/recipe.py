@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,7 @@ from pydantic import (
 
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.teachers import Support
+from preceptor_trainer.overrides import merged
 from preceptor_trainer.support import Sparse
 from preceptor_trainer.views import (
     Ask,
@@ -56,7 +57,10 @@ from preceptor_trainer.views import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESERVED = frozenset({"student", "behaviour", "base"})
+GROUP, REWARD = "group", "reward"
+"""What a part may read that is no context: other rollouts of the task, and the verifier's word."""
+READABLE = frozenset({"student", "behaviour", GROUP, REWARD})
+RESERVED = READABLE | {"base"}
 
 
 class Part(BaseModel, ABC):
@@ -85,13 +89,15 @@ class Part(BaseModel, ABC):
         if not isinstance(value, Mapping):
             return handler(value)
         fields: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
-        kind = fields.pop("kind", getattr(cls, "kind", None))
-        if kind == getattr(cls, "kind", None):
+        own = getattr(cls, "kind", None)
+        kind = fields.pop("kind", own)
+        if own is not None and kind == own:
             return handler(fields)
         part = cls.kinds.get(kind) if isinstance(kind, str) else None
         if part is None or not issubclass(part, cls):
             known = ", ".join(sorted(name for name, each in cls.kinds.items() if issubclass(each, cls)))
-            raise ValueError(f"unknown {cls.__name__} kind {kind!r}: expected one of {known}")
+            what = f"a {cls.__name__} must say its kind" if kind is None else f"unknown {cls.__name__} kind {kind!r}"
+            raise ValueError(f"{what}: expected one of {known}")
         return part.model_validate(fields)
 
     @model_serializer(mode="wrap")
@@ -124,6 +130,11 @@ class RolloutPolicy(Part):
     max_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest completion, the end token included."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Task fields without which no rollout can be written; the data is checked for them at submit."""
+        return ()
+
     @abstractmethod
     def plan(self, view: PlanView) -> Plan:
         """How one rollout of one task is written."""
@@ -142,6 +153,8 @@ class Context(Part):
     """Which privileged task fields enter the prompt (`answer`, `reference`): the leak check holds a context to it."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Task fields without which this context has nothing to show; the data is checked for them at submit."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """What besides task and rollout it looks at: `group`, the task's other rollouts; `reward`, the verifier's word."""
 
     def asks(self, view: ContextView) -> Sequence[Ask]:
         """Text wanted before the prompts can be written. Called again with the replies until it returns nothing."""
@@ -181,6 +194,12 @@ class Weight(Part):
     """The least support of the opinions it weighs: `full` where it reads their entropy."""
     gate: ClassVar[bool] = False
     """True: a 0/1 mask. A token it closes leaves the denominator too; any other weight scales the numerator only."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What besides the opinion that is weighed it looks at: names of contexts; `group`, the task's other rollouts;
+        `reward`, the verifier's word. A recipe or run that lacks it is refused."""
+        return frozenset()
 
     @abstractmethod
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
@@ -397,6 +416,12 @@ class Recipe(BaseModel):
                 if name not in self.contexts:
                     known = ", ".join(sorted(self.contexts)) or "none"
                     raise ValueError(f"target: '{name}' is not a context of this recipe; it has {known}")
+        for part in self.weighing:
+            if unknown := sorted(part.reads - self.contexts.keys() - READABLE):
+                known = ", ".join(sorted(self.contexts)) or "none"
+                raise ValueError(
+                    f"weight '{part.kind}': '{unknown[0]}' is not a context of this recipe; it has {known}"
+                )
         if self.teacher.kind != "frozen" and "self" not in self.roles:
             raise ValueError(
                 f"teacher: '{self.teacher.kind}' moves the student's own weights, but no context asks teacher 'self'. "
@@ -408,6 +433,17 @@ class Recipe(BaseModel):
     def roles(self) -> frozenset[str]:
         """The teacher roles that a run must fill."""
         return frozenset(context.teacher for context in self.contexts.values())
+
+    @property
+    def weighing(self) -> tuple[Weight, ...]:
+        """All weights, the terms' own among them."""
+        return (*self.weights, *(weight for term in self.objective for weight in term.weights))
+
+    def readers(self, what: str) -> tuple[str, ...]:
+        """Which parts read `group` or `reward`: "weight 'frontier'", "context 'peer'"."""
+        weights = [f"weight '{part.kind}'" for part in self.weighing if what in part.reads]
+        contexts = [f"context '{name}'" for name, context in self.contexts.items() if what in context.reads]
+        return tuple(dict.fromkeys(weights + contexts))
 
     @property
     def support(self) -> Support:
@@ -430,12 +466,12 @@ class Recipe(BaseModel):
         return _largest(mine) if mine else self.support
 
     def override(self, changes: Mapping[str, Any]) -> Self:
-        """A validated copy: `recipe.override({"objective": [{"kind": "jsd", "beta": 0.3}]})`.
+        """A validated copy: `recipe.override({"objective.0.beta": 0.3, "rollout": {"samples": 8}})`.
 
-        Nested mappings are merged (`{"rollout": {"samples": 8}}` keeps the rest of the policy); a mapping that names
-        a different `kind` replaces the part. Raises pydantic's ValidationError, naming the field.
+        What a change may look like is said by `preceptor_trainer.overrides.merged`. Raises BadOverride for a path that
+        leads nowhere and pydantic's ValidationError, naming the field.
         """
-        return type(self).model_validate(_merge(self.model_dump(), changes))
+        return type(self).model_validate(merged(self.model_dump(), changes))
 
 
 _SIZES = {Support.SAMPLED: 0, Support.IDS: 1, Support.TOPK: 1, Support.FULL: 2}
@@ -444,17 +480,3 @@ _SIZES = {Support.SAMPLED: 0, Support.IDS: 1, Support.TOPK: 1, Support.FULL: 2}
 def _largest(supports: Sequence[Support]) -> Support:
     """The one that gives what all of them do."""
     return max(supports, key=lambda each: _SIZES[each], default=Support.SAMPLED)
-
-
-def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, change in changes.items():
-        held: Any = merged.get(name)
-        if not isinstance(change, Mapping) or not isinstance(held, dict):
-            merged[name] = change
-            continue
-        inner = cast("dict[str, Any]", held)
-        wanted = cast("Mapping[str, Any]", change)
-        replaces = "kind" in wanted and wanted["kind"] != inner.get("kind")
-        merged[name] = dict(wanted) if replaces else _merge(inner, wanted)
-    return merged

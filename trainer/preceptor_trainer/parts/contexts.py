@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from preceptor_trainer.recipe import SingleContext
+from preceptor_trainer.recipe import GROUP, REWARD, SingleContext
 from preceptor_trainer.views import ContextView, Message, Task
 
 
@@ -139,6 +139,7 @@ class PeerSuccess(Shown, kind="peer_success"):
 
     placeholder: ClassVar[str] = "peer"
     reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
+    reads: ClassVar[frozenset[str]] = frozenset({GROUP, REWARD})
     template: str = "{question}\n\nCorrect solution:\n\n{peer}\n\nCorrectly solve the original question."
     """The text that replaces the last user message; it holds `{question}` and `{peer}` once each."""
 

@@ -19,6 +19,10 @@ class Student(RolloutPolicy, kind="student"):
 class Dataset(RolloutPolicy, kind="dataset"):
     """The task's reference is the completion: off-policy, for supervised baselines."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("reference",)
+
     def plan(self, view: PlanView) -> Plan:
         return given(view)
 
@@ -31,6 +35,10 @@ class Mixed(RolloutPolicy, kind="mixed"):
 
     share: Coefficient = 0.5
     """Chance that the student writes; 1: always, and no reference is needed."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return () if isinstance(self.share, float) and self.share >= 1 else ("reference",)
 
     def plan(self, view: PlanView) -> Plan:
         if view.rng.random() < at(self.share, view.step):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
-from preceptor_trainer.recipe import Coefficient, Weight, at
+from preceptor_trainer.recipe import GROUP, REWARD, Coefficient, Weight, at
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class GroupAdvantage(Weight, kind="group_advantage"):
     scale: bool = True
     """False: without the division (Dr. GRPO, arXiv:2503.20783)."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({GROUP, REWARD})
+
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         same_BB = (view.group_B[:, None] == view.group_B[None, :]).to(view.reward_B.dtype)
         size_B = same_BB.sum(-1)
@@ -74,6 +78,10 @@ class BatchAdvantage(Weight, kind="batch_advantage"):
     """What a success of no length would earn on top, as a share of its reward."""
     longest: int = Field(default=1024, ge=1)
     """Length that earns no bonus; a longer one earns none either."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         spare_B = (1 - view.length_B.to(view.reward_B.dtype) / self.longest).clamp(min=0)
@@ -110,6 +118,12 @@ class AnchoredRatio(Weight, kind="anchored_ratio"):
         if not isinstance(self.mix, float) or 0 <= self.mix <= 1:
             return self
         raise ValueError(f"mix: {self.mix} is not a share; between 0 and 1 the weight keeps the advantage's sign")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        rewards = frozenset() if self.least_reward is None else frozenset({REWARD})
+        anchor = frozenset() if self.advantage is None else self.advantage.reads
+        return frozenset({self.over, self.under}) | anchor | rewards
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         gap_T = self._view(view, self.over) - self._view(view, self.under)
@@ -164,6 +178,10 @@ class Frontier(Weight, kind="frontier"):
     normalise: bool = True
     """Divide by the batch's mean, so that the scale of the loss stays."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({GROUP, REWARD})
+
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         same_BB = (view.group_B[:, None] == view.group_B[None, :]).to(view.reward_B.dtype)
         solved_B = ((same_BB @ view.reward_B) / same_BB.sum(-1)).clamp(min=0.0, max=1.0)
@@ -211,6 +229,10 @@ class RewardGate(Weight, kind="reward_gate"):
         if self.least is None and self.most is None:
             raise ValueError("least, most: a gate needs a bound; leave the gate out otherwise")
         return self
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         reward_B = view.reward_B

@@ -21,7 +21,7 @@ from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.schedules import Linear
 from preceptor_trainer.parts.teacher_updates import CopyEvery
 from preceptor_trainer.parts.weights import AnchoredRatio
-from preceptor_trainer.recipe import Recipe, Reduces
+from preceptor_trainer.recipe import GROUP, REWARD, Recipe, Reduces
 from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.views import ContextView
 
@@ -31,6 +31,7 @@ class WrongAnswer(Answer, kind="wrong_answer"):
 
     columns: ClassVar[tuple[str, ...]] = ()
     reveals: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset({GROUP, REWARD})
 
     def content(self, view: ContextView) -> str | None:
         wrong = [(each.verdict.reward, each.text) for each in view.group if each.verdict and not each.verdict.correct]

@@ -40,6 +40,10 @@ class Regime(Weight, kind="regime"):
     share: float = Field(gt=0)
     """The regime's weight."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"teacher", "informed"})
+
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         teacher, student = view["teacher"], view["informed"]
         both_T, led_T = teacher.present_T * student.present_T, teacher.logprob_T >= student.logprob_T

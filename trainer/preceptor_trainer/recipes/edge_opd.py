@@ -41,6 +41,10 @@ class Evidence(Weight, kind="evidence"):
     tau: float = 0.0
     """Nats that the evidence has to be above."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.shown, self.hidden})
+
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         shown, hidden = view[self.shown], view[self.hidden]
         open_T = (shown.logprob_T - hidden.logprob_T > self.tau) & (shown.present_T * hidden.present_T > 0)

@@ -40,6 +40,10 @@ class RewardToGo(Weight, kind="reward_to_go"):
     mean: bool = True
     """Divide by the shares' sum, so that long answers weigh no more."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.context})
+
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         heard = view[self.context]
         reward_T = (heard.logprob_T - view.student.logprob_T) * heard.present_T

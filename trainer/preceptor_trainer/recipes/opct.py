@@ -29,6 +29,10 @@ class Perturbed(RolloutPolicy, kind="perturbed"):
     column: str | None = None
     """The data's column that holds the perturbed question; None: the nudge makes it."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,) if self.column else ("answer",) if "{suggestion}" in self.nudge else ()
+
     def plan(self, view: PlanView) -> Plan:
         *before, last = view.task.messages
         asked = Message(role=last["role"], content=self._question(view.task, last["content"], view.rng))

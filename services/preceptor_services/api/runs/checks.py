@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -28,10 +28,10 @@ from preceptor.wire.training import (
 )
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
+from preceptor_services.api.runs.recipe_checks import recipe_of
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
 from preceptor_services.api.runs.training_checks import check_training
 from preceptor_services.problems import invalid
-from preceptor_trainer import recipes
 from preceptor_trainer.recipe import Recipe
 
 _EVERY_SETTING = Training(
@@ -54,7 +54,7 @@ class Accepted:
 
 def check(session: Session, wish: RunCreate) -> Accepted:
     """Raises Invalid where a wish cannot be carried out."""
-    recipe = _recipe(wish)
+    recipe = recipe_of(wish)
     training = _training(recipe, wish.training)
     student = _student(session, wish.student)
     cards = cards_of(session, recipe, wish)
@@ -64,41 +64,11 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     return Accepted(recipe=recipe, training=training)
 
 
-def _recipe(wish: RunCreate) -> Recipe:
-    try:
-        recipe = recipes.load(wish.recipe)
-    except recipes.UnknownRecipe as error:
-        raise Invalid(f"recipe: {str(error)[:300]}.", field="recipe") from error
-    if wish.overrides:
-        try:
-            recipe = recipe.override(wish.overrides)
-        except ValidationError as error:
-            raise _bad_override(recipe, error) from error
-        except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise Invalid(f"overrides: they do not fit recipe {wish.recipe}.", field="overrides") from error
-    return recipe
-
-
-def _bad_override(recipe: Recipe, error: ValidationError) -> Invalid:
-    first = error.errors(include_url=False)[0]
-    wrong = invalid(error.errors(include_url=False), prefix="overrides")
-    if first["type"] != "extra_forbidden":
-        return wrong
-    known = _fields(recipe, first["loc"][:-1])
-    name = str(first["loc"][-1])
-    near = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}." if known else None
-    return Invalid(wrong.problem.detail, field=wrong.field, remedy=hint)
-
-
-def _fields(whole: Recipe | Training, path: tuple[int | str, ...]) -> list[str]:
-    """The fields that the part at a path has; none where the path leads nowhere."""
-    part: Any = whole
+def _fields(path: tuple[int | str, ...]) -> list[str]:
+    """The training settings at a path; none where it leads nowhere."""
+    part: Any = _EVERY_SETTING
     for step in path:
-        try:
-            part = cast("Any", part)[step] if isinstance(part, Mapping | tuple) else getattr(part, str(step))
-        except (AttributeError, KeyError, IndexError, TypeError):
-            return []
+        part = getattr(part, str(step), None)
     return list(getattr(type(part), "model_fields", {}))
 
 
@@ -110,7 +80,7 @@ def _training(recipe: Recipe, wished: Mapping[str, Any]) -> Training:
         wrong = invalid(error.errors(include_url=False), prefix="training")
         if first["type"] != "extra_forbidden":
             raise wrong from error
-        known = _fields(_EVERY_SETTING, first["loc"][:-1])
+        known = _fields(first["loc"][:-1])
         near = get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
         raise Invalid(wrong.problem.detail, field=wrong.field, remedy=hint) from error
