@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from preceptor_trainer.recipe import Verifier
-from preceptor_trainer.tasks._procedural import ProceduralTask, question_id
+from preceptor_trainer.tasks._procedural import ProceduralTask, question_id, shown
 from preceptor_trainer.verifiers import Procedural
 from preceptor_trainer.views import Message, Task
 
@@ -32,9 +32,9 @@ class GymTask(ProceduralTask):
     def reference(self, entry: Mapping[str, Any]) -> str:
         """A worked solution of a reasoning-gym entry, ending in the answer."""
 
-    @abstractmethod
-    def hint(self, entry: Mapping[str, Any]) -> str:
-        """The beginning of that solution, said as a hint."""
+    def begun(self, entry: Mapping[str, Any]) -> str | None:
+        """The beginning of that solution, for a hint; None: its first half."""
+        return None
 
     def task(self, entry: Mapping[str, Any]) -> Task:
         """A reasoning-gym entry as a task: its question, word for word, is the plain prompt."""
@@ -44,7 +44,7 @@ class GymTask(ProceduralTask):
             messages=(Message(role="user", content=entry["question"]),),
             answer=entry["answer"],
             reference=reference,
-            columns={"hint": self.hint(entry), "demonstration": reference, "metadata": entry["metadata"]},
+            columns={**shown(reference, entry["answer"], self.begun(entry)), "metadata": entry["metadata"]},
         )
 
     def draw(self, rng: Random) -> Task:

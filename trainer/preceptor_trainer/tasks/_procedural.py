@@ -38,6 +38,18 @@ def split_of(task_id: str) -> Split:
     return "held_out" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
+def shown(reference: str, answer: str, begun: str | None = None) -> dict[str, str]:
+    """What a rule can write of a solution: a `hint` (`begun`, its beginning; None: its first half), a `demonstration`,
+    a `rubric`, and a `debate` of two who agree."""
+    begun = reference[: (len(reference) + 1) // 2] if begun is None else begun
+    return {
+        "hint": f"The solution begins with: {begun}",
+        "demonstration": reference,
+        "rubric": f"It begins with: {begun}\nIts answer is: {answer}",
+        "debate": f"first: {answer}\nsecond: {answer}",
+    }
+
+
 class TooFewQuestions(ValueError):
     """A task's options allow fewer distinct questions than were asked for."""
 
@@ -45,8 +57,7 @@ class TooFewQuestions(ValueError):
 class ProceduralTask(BaseModel, ABC):
     """A stream of questions without end. Its fields are its options.
 
-    Every task names in `columns`, besides its answer and reference, a `hint` (the beginning of a solution) and a
-    `demonstration` (a good reply), for the contexts that show them.
+    Every task names in `columns`, besides its answer and reference, what `shown` writes for the contexts that show it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -54,7 +65,7 @@ class ProceduralTask(BaseModel, ABC):
     """What its streams are drawn by: its module's name."""
     verifier: ClassVar[Verifier] = Exact()
     """How its answers are judged."""
-    columns: ClassVar[frozenset[str]] = frozenset({"answer", "reference", "hint", "demonstration"})
+    columns: ClassVar[frozenset[str]] = frozenset({"answer", "reference", "hint", "demonstration", "rubric", "debate"})
     """What its tasks carry besides their messages."""
     answer_tokens: ClassVar[int] = 32
     """Room that an answer needs, in tokens of a byte each: the horizon where somebody has to choose one."""

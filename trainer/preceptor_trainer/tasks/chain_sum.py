@@ -37,9 +37,9 @@ class ChainSum(GymTask):
     def reference(self, entry: Mapping[str, Any]) -> str:
         return "\n".join([*_steps(entry), f"#### {entry['answer']}"])
 
-    def hint(self, entry: Mapping[str, Any]) -> str:
+    def begun(self, entry: Mapping[str, Any]) -> str:
         steps = _steps(entry)
-        return "The solution begins with: " + "\n".join(steps[: (len(steps) + 1) // 2])
+        return "\n".join(steps[: (len(steps) + 1) // 2])
 
 
 def _steps(entry: Mapping[str, Any]) -> list[str]:

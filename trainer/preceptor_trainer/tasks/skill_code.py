@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from preceptor_trainer.tasks._procedural import ProceduralTask, question_id
+from preceptor_trainer.tasks._procedural import ProceduralTask, question_id, shown
 from preceptor_trainer.views import Message, Task
 
 CODES = "KLMNP"
@@ -55,8 +55,7 @@ class SkillCode(ProceduralTask):
             answer=answer,
             reference=answer,
             columns={
-                "hint": f"The solution begins with: {answer[: (len(answer) + 1) // 2]}",
-                "demonstration": answer,
+                **shown(answer, answer),
                 "skill": f"Code {code} writes {PLAIN} as: {meaning}",
                 "mistake": f"Leaving the word as it is: {word}",
             },

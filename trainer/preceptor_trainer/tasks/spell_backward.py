@@ -32,9 +32,5 @@ class SpellBackward(GymTask):
     def reference(self, entry: Mapping[str, Any]) -> str:
         return entry["answer"]
 
-    def hint(self, entry: Mapping[str, Any]) -> str:
-        answer: str = entry["answer"]
-        return f"The solution begins with: {answer[: (len(answer) + 1) // 2]}"
-
 
 TASK = SpellBackward

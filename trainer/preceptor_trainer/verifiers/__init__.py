@@ -1,4 +1,5 @@
-"""Verifiers by name, one file each. `kind` is the name that data and recipes use: `exact`, `math`, `procedural`."""
+"""Verifiers by name, one file each. `kind` is the name that data and recipes use: `exact`, `math`, `procedural`,
+`program`."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.verifiers.exact import Exact
 from preceptor_trainer.verifiers.math import Math
 from preceptor_trainer.verifiers.procedural import Procedural
+from preceptor_trainer.verifiers.program import Program
 
-__all__ = ["Exact", "Math", "Procedural", "Verifier", "final_answer", "load", "names"]
+__all__ = ["Exact", "Math", "Procedural", "Program", "Verifier", "final_answer", "load", "names"]
 
 
 def names() -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +17,18 @@ GYM = ["chain_sum", "spell_backward"]
 
 
 def questions(items: list) -> list[str]:
-    return [task.messages[-1]["content"] for task in items]
+    return ["\n".join(each["content"] for each in task.messages) for task in items]
 
 
 def test_names_are_the_modules() -> None:
-    assert NAMES == ["chain_sum", "skill_code", "spell_backward"]
+    assert NAMES == [
+        "chain_sum",
+        "library_call",
+        "skill_code",
+        "spell_backward",
+        "spell_in_turns",
+        "two_domains",
+    ]
 
 
 @pytest.mark.parametrize("name", GYM)
@@ -131,3 +140,80 @@ def test_loading_a_task_does_not_load_reasoning_gym() -> None:
     code = "import sys; from preceptor_trainer import tasks; tasks.load('chain_sum'); print('sympy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rubric_and_a_debate_say_the_answer(name: str) -> None:
+    for task in tasks.load(name).held_out(20):
+        said = str(task.reference) if name == "library_call" else str(task.answer)
+        assert task.columns["rubric"].endswith(f"Its answer is: {said}")
+        assert task.columns["debate"] == f"first: {said}\nsecond: {said}"
+
+
+def test_a_secret_code_is_solved_by_its_skill_and_by_nothing_in_the_question() -> None:
+    one, other = tasks.load("skill_code"), tasks.load("skill_code", {"bank": 1})
+    for task, same in zip(one.held_out(40), other.held_out(40), strict=True):
+        assert same.messages == task.messages and same.answer != task.answer
+        word = task.messages[-1]["content"].rpartition(" ")[2]
+        cipher = task.columns["skill"].rpartition(" ")[2]
+        assert word.translate(str.maketrans("abcd", cipher)) == task.answer
+        assert len(set(cipher)) == 4 and not set(cipher) & set("abcd")
+
+
+def test_a_programs_names_come_out_with_its_error() -> None:
+    source = tasks.load("library_call", {"bank": 3})
+    for task in source.held_out(20):
+        failed = source.verifier(task, "nobody(7)")
+        assert failed.feedback is not None
+        assert failed.feedback.startswith("NameError: name 'nobody' is not defined\nto ")
+        said = dict(line.removeprefix("to ").split(": ") for line in failed.feedback.splitlines()[1:])
+        program = re.search(r"take (\d+), (.*)\.", task.messages[-1]["content"])
+        assert program is not None
+        call = program[1]
+        for step in program[2].split(", "):
+            call = f"{said[step.removesuffix(' it')]}({call})"
+        assert call == task.reference and source.verifier(task, call).correct
+
+
+def test_the_same_call_of_another_library_is_wrong() -> None:
+    source, other = tasks.load("library_call"), tasks.load("library_call", {"bank": 3})
+    rewards = [
+        other.verifier(there, str(here.reference)).reward
+        for here, there in zip(source.held_out(20), other.held_out(20), strict=True)
+    ]
+    assert sum(rewards) == 0
+
+
+def test_a_conversation_in_shards_holds_all_of_the_canonical_question() -> None:
+    for task in tasks.load("spell_in_turns", {"pieces": 3}).held_out(20):
+        assert [each["role"] for each in task.messages] == ["user", "assistant"] * 3 + ["user"]
+        asked = [each["content"] for each in task.messages if each["role"] == "user"]
+        assert asked == task.columns["shards"]
+        word = "".join(each.rpartition(": ")[2] for each in asked[:-1])
+        assert task.columns["canonical"].endswith(f": {word}")
+        assert task.answer == word[::-1]
+        assert task.id == question_id(task.columns["canonical"])
+
+
+def test_two_domains_are_both_there_and_told_apart() -> None:
+    items = tasks.load("two_domains", {"share": 0.25}).held_out(200)
+    letters = [task for task in items if task.columns["domain"] == "letters"]
+    assert 25 <= len(letters) <= 75
+    assert all(task.columns["metadata"]["source_dataset"] == "spell_backward" for task in letters)
+    assert {task.columns["domain"] for task in items} == {"letters", "maths"}
+
+
+def test_a_package_brings_a_task_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere.py").write_text((Path(tasks.__path__[0]) / "skill_code.py").read_text())
+    info = tmp_path / "elsewhere-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{tasks.GROUP}]\nelsewhere = elsewhere\nskill_code = os\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks._modules.cache_clear()
+    try:
+        assert set(tasks.names()) == {*NAMES, "elsewhere"}
+        assert type(tasks.load("elsewhere", {"bank": 2})).__module__ == "elsewhere"
+        assert type(tasks.load("skill_code")).__module__ == "preceptor_trainer.tasks.skill_code"
+    finally:
+        tasks._modules.cache_clear()

@@ -118,7 +118,7 @@ def test_an_unknown_data_set_is_a_sentence() -> None:
 
 def test_verifiers_by_name() -> None:
     shipped = [name for name in verifiers.names() if not name.startswith("test_")]  # other tests define their own
-    assert shipped == ["exact", "math", "procedural"]
+    assert shipped == ["exact", "math", "procedural", "program"]
     assert verifiers.load("exact") == Exact()
     with pytest.raises(ValueError, match="there is no verifier 'judge'; choose one of exact, math, procedural"):
         verifiers.load("judge")

@@ -1,0 +1,42 @@
+"""Two domains in one stream, for students of several specialists: letters (`spell_backward`) and maths (`chain_sum`).
+
+The `domain` column says which a question is of. Two specialists can each do one; a student of both can do both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import ClassVar
+
+from pydantic import Field
+
+from preceptor_trainer.recipe import Verifier
+from preceptor_trainer.tasks._procedural import ProceduralTask
+from preceptor_trainer.tasks.chain_sum import ChainSum
+from preceptor_trainer.tasks.spell_backward import SpellBackward
+from preceptor_trainer.verifiers import Procedural
+from preceptor_trainer.views import Task
+
+
+class TwoDomains(ProceduralTask):
+    """A word to be spelled backward, or a sum; `domain` is `letters` or `maths`."""
+
+    name: ClassVar[str] = "two_domains"
+    verifier: ClassVar[Verifier] = Procedural()
+    columns: ClassVar[frozenset[str]] = ProceduralTask.columns | {"metadata", "domain"}
+    answer_tokens: ClassVar[int] = ChainSum.answer_tokens
+    letters: SpellBackward = SpellBackward.model_validate({})
+    """Which words."""
+    maths: ChainSum = ChainSum.model_validate({})
+    """Which sums."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Share of the questions that are of letters."""
+
+    def draw(self, rng: Random) -> Task:
+        domain = "letters" if rng.random() < self.share else "maths"
+        task = (self.letters if domain == "letters" else self.maths).draw(rng)
+        return replace(task, columns={**task.columns, "domain": domain})
+
+
+TASK = TwoDomains
