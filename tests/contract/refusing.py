@@ -29,3 +29,10 @@ def refused(house: House, **changes: Any) -> Invalid:
 
 def dataset(house: House, rows: list[dict[str, Any]], name: str = "rows") -> str:
     return house.admin.artifacts.push(write_rows(house.tmp / name / "train.jsonl", rows), "dataset", name)
+
+
+def caught(house: House, **changes: Any) -> Invalid:
+    """The error of a wish in a house that has runs."""
+    with pytest.raises(Invalid) as found:
+        house.run(**changes)
+    return found.value

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from preceptor.errors import Conflict, Invalid
+from preceptor.errors import Conflict
 from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.runs import RunState, Training
 from preceptor.wire.teachers import Limits, Support, Values
 from tests.contract.conftest import House
 from tests.contract.doubles import write_model
-from tests.contract.refusing import NOBODY, ROWS, dataset, refused
+from tests.contract.refusing import NOBODY, ROWS, caught, dataset, refused
 
 
 def test_unknown_recipe(house: House):
@@ -406,9 +406,3 @@ def test_a_teacher_that_is_moved_serves_one_run_alone(house: House):
     frozen = house.run(student=student)
     with pytest.raises(Conflict, match=f"Teacher spelling is used by run {frozen.id}, and this run sends it"):
         house.admin.runs.resume(moving.id)
-
-
-def caught(house: House, **changes: Any) -> Invalid:
-    with pytest.raises(Invalid) as found:
-        house.run(**changes)
-    return found.value

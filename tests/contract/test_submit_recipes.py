@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from preceptor.wire.data import DatasetSource
+from preceptor.wire.teachers import Support
+from preceptor_trainer import recipes
 from tests.contract.conftest import House
-from tests.contract.refusing import refused
+from tests.contract.refusing import ROWS, caught, dataset, refused
 
 EXTRAPOLATED = {"kind": "extrapolated", "lam": 2.0}
 
@@ -63,3 +66,81 @@ def test_a_path_reaches_into_lists(sqlite_house: House):
     assert run.resolved["rollout"]["samples"] == 2
     assert run.resolved["contexts"]["reference"]["wrong"] is True
     assert run.overrides == overrides
+
+
+ONLY_SAMPLED = (Support.SAMPLED,)
+
+
+def test_a_teacher_that_cannot_is_told_from_one_that_could(sqlite_house: House):
+    house = sqlite_house
+    student = house.model()
+    house.teacher("thrifty", supports=ONLY_SAMPLED)
+    error = refused(house, student=student, teachers={"self": "thrifty"})
+    assert error.field == "teachers.self"
+    assert "teacher thrifty offers sampled (context 'reference', for objective.0 'jsd')" in str(error)
+    remedy = error.problem.remedy or ""
+    assert 'overrides {"objective": [{"kind": "sampled_reverse_kl"}]}' in remedy
+    house.teacher("whole")
+    remedy = refused(house, student=student, teachers={"self": "thrifty"}).problem.remedy or ""
+    assert "Registered and fit for it: whole." in remedy
+    sampled = {"objective": [{"kind": "sampled_reverse_kl"}]}
+    assert house.run(student=student, teachers={"self": "thrifty"}, overrides=sampled).overrides == sampled
+
+
+def test_each_context_is_held_against_its_own_teacher(sqlite_house: House):
+    """One role's teacher may know less than another's, if what it is asked is less."""
+    house = sqlite_house
+    student = house.model()
+    house.teacher("thrifty", supports=ONLY_SAMPLED)
+    house.teacher("whole", moves=True)
+    roles = {"teacher": "thrifty", "self": "whole"}
+    error = refused(house, recipe="dopd", student=student, teachers=roles)
+    assert error.field == "teachers.teacher"
+    assert "(context 'teacher', for objective.0 'jsd', objective.2 'reverse_kl')" in str(error)
+    roles = {"teacher": "thrifty", "self": "thrifty"}
+    assert house.run(recipe="exopd", student=student, teachers=roles).teachers == roles
+    whole = {"recipe": "egrsd", "student": student, "overrides": {"teacher": {"kind": "frozen"}}}
+    error = caught(house, teachers={"self": "thrifty"}, **whole)
+    assert "weight 'confidence'" in str(error)
+    assert error.problem.remedy is not None and "fit for it: whole" in error.problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("recipe", "drop", "said"),
+    [
+        ("sft", "reference", "rollout 'dataset' needs the column 'reference'"),
+        ("gkd", "reference", "rollout 'mixed' needs the column 'reference'"),
+        ("grpo", "answer", "verifier 'exact', whose rewards weight 'group_advantage' reads, needs the column 'answer'"),
+        ("opd", "answer", "verifier 'exact' needs the column 'answer'"),
+    ],
+)
+def test_data_without_what_a_recipe_learns_from(sqlite_house: House, recipe: str, drop: str, said: str):
+    house = sqlite_house
+    student = house.model()
+    house.teacher()
+    teachers = {role: "spelling" for role in recipes.load(recipe).roles}
+    wish = {"recipe": recipe, "student": student, "teachers": teachers}
+    none = [{name: value for name, value in row.items() if name != drop} for row in ROWS]
+    error = refused(house, data=DatasetSource(artifact=dataset(house, none)), **wish)
+    assert error.field == "data.columns"
+    assert f"{said}, which the dataset lacks" in str(error)
+    some = [*none[:1], *ROWS[1:]]
+    error = refused(house, data=DatasetSource(artifact=dataset(house, some)), **wish)
+    assert error.field == "data.artifact"
+    assert f"{said} in every row, and only 299 of 300 have it" in str(error)
+    house.run(data=DatasetSource(artifact=dataset(house, ROWS)), **wish)
+
+
+def test_a_rollout_that_needs_no_reference_asks_for_none(sqlite_house: House):
+    house = sqlite_house
+    student = house.model()
+    house.teacher()
+    rows = [{name: value for name, value in row.items() if name != "reference"} for row in ROWS]
+    data = DatasetSource(artifact=dataset(house, rows))
+    house.run(
+        recipe="gkd", student=student, teachers={"teacher": "spelling"}, data=data, overrides={"rollout.share": 1}
+    )
+    nudged = {"rollout.column": "nudged"}
+    error = caught(house, recipe="opct", student=student, data=data, overrides=nudged)
+    assert "rollout 'perturbed' needs the column 'nudged', which the dataset lacks" in str(error)
+    house.run(recipe="opct", student=student, data=data)

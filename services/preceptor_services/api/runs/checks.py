@@ -59,7 +59,7 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     student = _student(session, wish.student)
     cards = cards_of(session, recipe, wish)
     longest = check_data(session, recipe, wish.data, training, student)
-    check_suit(cards, recipe, student, longest, wish.alignment)
+    check_suit(session, cards, recipe, student, longest, wish.alignment)
     check_training(session, wish, recipe, training, student, cards)
     return Accepted(recipe=recipe, training=training)
 

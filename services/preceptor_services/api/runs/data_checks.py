@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
 from preceptor.wire.runs import Training
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_trainer import tasks, verifiers
-from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.recipe import REWARD, Recipe
 
 PROMPTS = ("prompt", "messages")
 
@@ -43,26 +44,35 @@ def _check_task(recipe: Recipe, spec: TaskSource) -> None:
         task = tasks.load(spec.task, spec.options)
     except ValueError as error:
         raise Invalid(f"data.options: {str(error)[:500]}.", field="data.options") from error
-    for who, columns in _needs(recipe, None):
-        for column in columns:
-            if column not in task.columns:
-                has = ", ".join(sorted(task.columns))
-                raise Invalid(
-                    f"data.task: {who} needs the column '{column}', which task {spec.task} lacks; it has {has}.",
-                    field="data.task",
-                    remedy="Choose another task or another recipe.",
-                )
+    for need in _needs(recipe, None):
+        if need.column not in task.columns:
+            has = ", ".join(sorted(task.columns))
+            raise Invalid(
+                f"data.task: {need.who} needs the column '{need.column}', which task {spec.task} lacks; it has {has}.",
+                field="data.task",
+                remedy="Choose another task or another recipe.",
+            )
 
 
-def _needs(recipe: Recipe, verifier: str | None) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """Who needs which columns."""
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """A column that somebody cannot do without."""
+
+    who: str
+    column: str
+    everywhere: bool
+    """Whether every row must have it; else a row that lacks it is passed over."""
+
+
+def _needs(recipe: Recipe, verifier: str | None) -> Iterable[_Need]:
     for name, context in recipe.contexts.items():
-        yield f"context '{name}'", context.columns
+        yield from (_Need(f"context '{name}'", column, False) for column in context.columns)
     judge = recipe.verifier or (None if verifier is None else verifiers.load(verifier))
     if judge is not None:
-        yield f"verifier '{judge.kind}'", judge.columns
-    if recipe.rollout.kind == "dataset":
-        yield "a rollout from the dataset", ("reference",)
+        learned = recipe.readers(REWARD)
+        whose = f", whose rewards {' and '.join(learned)} reads," if learned else ""
+        yield from (_Need(f"verifier '{judge.kind}'{whose}", column, True) for column in judge.columns)
+    yield from (_Need(f"rollout '{recipe.rollout.kind}'", column, True) for column in recipe.rollout.columns)
 
 
 def _dataset(session: Session, spec: DatasetSource) -> DatasetFacts:
@@ -100,14 +110,21 @@ def _check_columns(recipe: Recipe, spec: DatasetSource, facts: DatasetFacts) -> 
             field="data.artifact",
             remedy="Push the dataset without the others.",
         )
-    for who, columns in _needs(recipe, spec.verifier):
-        for part in columns:
-            if _filled(facts, spec.column(part)) == 0:
-                raise Invalid(
-                    f"data.columns: {who} needs the column '{part}', which the dataset lacks; it has {has}.",
-                    field="data.columns",
-                    remedy=f'Map one: {{"columns": {{"{part}": "YOUR COLUMN"}}}}, or choose another recipe.',
-                )
+    for need in _needs(recipe, spec.verifier):
+        filled = _filled(facts, spec.column(need.column))
+        if filled == 0:
+            raise Invalid(
+                f"data.columns: {need.who} needs the column '{need.column}', which the dataset lacks; it has {has}.",
+                field="data.columns",
+                remedy=f'Map one: {{"columns": {{"{need.column}": "YOUR COLUMN"}}}}, or choose another recipe.',
+            )
+        if need.everywhere and filled < facts.rows:
+            raise Invalid(
+                f"data.artifact: {need.who} needs the column '{need.column}' in every row, and only {filled} of "
+                f"{facts.rows} have it.",
+                field="data.artifact",
+                remedy="Push the dataset without the others, or choose another recipe.",
+            )
 
 
 def _filled(facts: DatasetFacts, column: str) -> int:

@@ -12,6 +12,7 @@ from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ModelFacts
 from preceptor.wire.runs import Alignment, RunCreate
 from preceptor.wire.teachers import OWN_BASE, Card, Support, TeacherState, Values
+from preceptor_services.api.runs.nearest import askers, nearest
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import teacher_state
 from preceptor_trainer.recipe import Recipe
@@ -49,13 +50,21 @@ def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Name
     ]
 
 
-def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment) -> None:
-    """Raises Invalid where a teacher does not suit the student and the recipe. `longest`: tokens, a lower bound."""
+def check_suit(
+    session: Session, named: Sequence[Named], recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment
+) -> None:
+    """Raises Invalid where a teacher does not suit the student and the recipe, with the nearest thing that would.
+    `longest`: tokens, a lower bound."""
     own = {each.role: each for each in named if each.field.startswith("teachers.")}
     for each in named:
-        _suits(each, recipe, student, longest, alignment)
         first = own.get(each.role, each)
-        _can_say(each, first, recipe, student)
+        try:
+            _suits(each, recipe, student, longest, alignment)
+            _can_say(each, first, recipe, student)
+        except _Unfit as error:
+            near = nearest(session, each.name, each.card, each.role, recipe, student)
+            remedy = " ".join(part for part in (error.problem.remedy, near) if part)
+            raise Invalid(error.problem.detail, field=error.field, remedy=remedy) from error
         if each.card.tokenizer.fingerprint != first.card.tokenizer.fingerprint:
             raise Invalid(
                 f"{each.field}: teacher {each.name} has another tokenizer than {first.name}, in whose stead it "
@@ -65,6 +74,10 @@ def check_suit(named: Sequence[Named], recipe: Recipe, student: ModelFacts, long
             )
 
 
+class _Unfit(Invalid):
+    """Another teacher might do."""
+
+
 def _can_say(each: Named, first: Named, recipe: Recipe, student: ModelFacts) -> None:
     """Whether a teacher gives what the role's contexts need: a fallback is asked for what its teacher would be."""
     for context in (name for name, context in recipe.contexts.items() if context.teacher == each.role):
@@ -72,7 +85,9 @@ def _can_say(each: Named, first: Named, recipe: Recipe, student: ModelFacts) -> 
             wanted = choose_support(recipe, first.name, first.card, recipe.needs(context), student.vocab_size)
             check_serves(wanted, each.name, each.card, student.vocab_size)
         except NoSupport as error:
-            raise Invalid(f"{each.field}: {error.why}.", field=each.field, remedy=error.remedy) from error
+            asking = askers(recipe, context)
+            whose = f" (context '{context}'{f', for {asking}' if asking else ''})"
+            raise _Unfit(f"{each.field}: {error.why}{whose}.", field=each.field, remedy=error.remedy) from error
 
 
 def _check_roles(roles: Collection[str], wished: Mapping[str, str], field: str) -> None:
@@ -134,7 +149,7 @@ def _suits(each: Named, recipe: Recipe, student: ModelFacts, longest: int, align
     """Whether a teacher can say what the recipe wants to know of this student."""
     field, name, card = each.field, each.name, each.card
     if not card.supports:
-        raise Invalid(
+        raise _Unfit(
             f"{field}: teacher {name} is a text teacher: it writes, and gives no scores to learn from.",
             field=field,
             remedy="Choose a teacher that offers a support.",
@@ -143,7 +158,7 @@ def _suits(each: Named, recipe: Recipe, student: ModelFacts, longest: int, align
     if foreign:
         _can_be_aligned(each, recipe.needs_of(each.role), student, alignment)
     if card.values is not Values.RAW:
-        raise Invalid(
+        raise _Unfit(
             f"{field}: teacher {name} gives tempered log-probabilities, and recipes want the model's own.",
             field=field,
             remedy="Start it without temperature and filters.",
@@ -166,7 +181,7 @@ def _can_be_aligned(each: Named, need: Support, student: ModelFacts, alignment: 
     if alignment == "ids":
         stated = card.tokenizer.fingerprint
         its = f"its tokenizer is {stated[:19]}" if stated else "its tokenizer is not known"
-        raise Invalid(
+        raise _Unfit(
             f"{field}: teacher {name} reads other tokens than the student does ({its}, the student's "
             f"{student.fingerprint[:19]}).",
             field=field,
