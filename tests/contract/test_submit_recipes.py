@@ -99,7 +99,7 @@ def test_each_context_is_held_against_its_own_teacher(sqlite_house: House):
     assert "(context 'teacher', for objective.0 'jsd', objective.2 'reverse_kl')" in str(error)
     roles = {"teacher": "thrifty", "self": "thrifty"}
     assert house.run(recipe="exopd", student=student, teachers=roles).teachers == roles
-    whole = {"recipe": "egrsd", "student": student, "overrides": {"teacher": {"kind": "frozen"}}}
+    whole = {"recipe": "egrsd", "student": student, "overrides": {"rollout.max_tokens": 12}}
     error = caught(house, teachers={"self": "thrifty"}, **whole)
     assert "weight 'confidence'" in str(error)
     assert error.problem.remedy is not None and "fit for it: whole" in error.problem.remedy
