@@ -17,7 +17,6 @@ from preceptor_trainer import tasks
 from preceptor_trainer.parts.contexts import Demonstration, Hint, PeerSuccess, Plain, Reference, Shown, corrupted
 from preceptor_trainer.recipe import SingleContext
 from preceptor_trainer.tasks import ProceduralTask, Split
-from preceptor_trainer.tasks.skill_code import PLAIN
 from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
 
 SHOWN: tuple[Shown, ...] = (Reference(), Demonstration(), Hint(), PeerSuccess())
@@ -63,7 +62,7 @@ def following(task: Task, kind: str, shown: str) -> str:
     """The reply of somebody who believes what is shown."""
     if kind == "skill":
         word = task.messages[-1]["content"].rpartition(" ")[2]
-        return word.translate(str.maketrans(PLAIN, shown.rpartition(" ")[2]))
+        return word.translate(str.maketrans(dict(line.split(": ") for line in shown.splitlines())))
     begun = shown.removeprefix(BEGINS)
     if kind == "hint":
         return begun + str(task.reference)[len(begun) :]

@@ -21,16 +21,16 @@ CIPHERS = ascii_lowercase[len(PLAIN) :]
 
 
 class SkillCode(ProceduralTask):
-    """`Write this word in code K: badc` -> `qmtz`, by the skill `Code K writes abcd as: mqzt`."""
+    """`Write this word in code K: badca` -> `qmtzm`, by a skill that has a line for each letter: `a: m`, `b: q`."""
 
     name: ClassVar[str] = "skill_code"
     columns: ClassVar[frozenset[str]] = ProceduralTask.columns | {"skill", "mistake"}
     answer_tokens: ClassVar[int] = 12
     bank: int = Field(0, ge=0, lt=2**60)
     """Which meanings the codes have. Another number is another secret: what was learned of one is worth nothing."""
-    min_word_len: int = Field(4, ge=1, le=8)
+    min_word_len: int = Field(5, ge=1, le=8)
     """Shortest word, in letters."""
-    max_word_len: int = Field(6, ge=1, le=8)
+    max_word_len: int = Field(5, ge=1, le=8)
     """Longest word, in letters."""
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class SkillCode(ProceduralTask):
             reference=answer,
             columns={
                 **shown(answer, answer),
-                "skill": f"Code {code} writes {PLAIN} as: {meaning}",
+                "skill": "\n".join(f"{letter}: {other}" for letter, other in zip(PLAIN, meaning, strict=True)),
                 "mistake": f"Leaving the word as it is: {word}",
             },
         )

@@ -155,9 +155,9 @@ def test_a_secret_code_is_solved_by_its_skill_and_by_nothing_in_the_question() -
     for task, same in zip(one.held_out(40), other.held_out(40), strict=True):
         assert same.messages == task.messages and same.answer != task.answer
         word = task.messages[-1]["content"].rpartition(" ")[2]
-        cipher = task.columns["skill"].rpartition(" ")[2]
-        assert word.translate(str.maketrans("abcd", cipher)) == task.answer
-        assert len(set(cipher)) == 4 and not set(cipher) & set("abcd")
+        cipher = dict(line.split(": ") for line in task.columns["skill"].splitlines())
+        assert word.translate(str.maketrans(cipher)) == task.answer
+        assert list(cipher) == list("abcd") and len({*cipher, *cipher.values()}) == 8
 
 
 def test_a_programs_names_come_out_with_its_error() -> None:
