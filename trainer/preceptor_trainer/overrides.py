@@ -1,9 +1,25 @@
-"""Changes to a recipe, merged into it: tables, places in a list, and dotted paths. Knows no recipe and no part."""
+"""Changes to a recipe, merged into it: tables, places in a list, dotted paths. Knows no recipe and no part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Reduces(BaseModel):
+    """A claim that this recipe becomes another when some of its fields change; one parametrised test checks them
+    all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    to: str
+    """The other recipe's name."""
+    when: dict[str, Any]
+    """Overrides of this recipe under which the claim holds."""
+    given: dict[str, Any] = {}
+    """Overrides of the other recipe."""
+    up_to: Literal["equal", "scale", "gradient", "expectation"] = "equal"
 
 
 class BadOverride(ValueError):

@@ -35,9 +35,9 @@ from pydantic import (
 )
 
 from preceptor.wire.runs import OnFailure
-from preceptor.wire.teachers import Support
-from preceptor_trainer.overrides import merged
-from preceptor_trainer.support import Sparse
+from preceptor.wire.teachers import SAMPLER, Support
+from preceptor_trainer.overrides import Reduces, merged
+from preceptor_trainer.support import Sparse, largest
 from preceptor_trainer.views import (
     Ask,
     BlockView,
@@ -156,9 +156,26 @@ class Context(Part):
     reads: ClassVar[frozenset[str]] = frozenset()
     """What besides task and rollout it looks at: `group`, the task's other rollouts; `reward`, the verifier's word."""
 
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The roles that its prompts ask for scores."""
+        return (self.teacher,)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The roles that `asks` wants text of."""
+        return ()
+
     def asks(self, view: ContextView) -> Sequence[Ask]:
         """Text wanted before the prompts can be written. Called again with the replies until it returns nothing."""
         return ()
+
+    def read(self, view: ContextView, key: str, reply: str) -> str:
+        """What is kept of a reply. Raises ValueError where it has not the form that was asked for: that is counted, and
+        the context has no opinion on this rollout."""
+        if not reply.strip():
+            raise ValueError("the reply is empty")
+        return reply.strip()
 
     @abstractmethod
     def prompts(self, view: ContextView) -> Sequence[Prompt]:
@@ -194,6 +211,8 @@ class Weight(Part):
     """The least support of the opinions it weighs: `full` where it reads their entropy."""
     gate: ClassVar[bool] = False
     """True: a 0/1 mask. A token it closes leaves the denominator too; any other weight scales the numerator only."""
+    corrects: ClassVar[bool] = False
+    """True: it is the ratio of the student to whoever wrote the token, which is then not multiplied with once more."""
 
     @property
     def reads(self) -> frozenset[str]:
@@ -250,6 +269,11 @@ class Term(Part):
     """Weights of this term alone, on top of the recipe's."""
     targeted: ClassVar[bool] = True
     """False: the term looks at no teacher (NLL, plain policy gradient)."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it multiplies with the ratio of the student to whoever wrote the token."""
+        return False
 
     @abstractmethod
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
@@ -360,20 +384,6 @@ class State(Part):
         """The content after a step. A pure function, so that a resumed run continues the same numbers."""
 
 
-class Reduces(BaseModel):
-    """A claim that this recipe becomes another when some of its fields change; one parametrised test checks them
-    all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    to: str
-    """The other recipe's name."""
-    when: dict[str, Any]
-    """Overrides of this recipe under which the claim holds."""
-    given: dict[str, Any] = {}
-    """Overrides of the other recipe."""
-    up_to: Literal["equal", "scale", "gradient", "expectation"] = "equal"
-
-
 class Recipe(BaseModel):
     """A distillation method. Defaults are identities, so a recipe names only what it changes."""
 
@@ -422,7 +432,9 @@ class Recipe(BaseModel):
                 raise ValueError(
                     f"weight '{part.kind}': '{unknown[0]}' is not a context of this recipe; it has {known}"
                 )
-        if self.teacher.kind != "frozen" and "self" not in self.roles:
+        if SAMPLER in self.roles:
+            raise ValueError(f"contexts: '{SAMPLER}' is the role of who writes the rollouts; call this one otherwise")
+        if self.teacher.kind != "frozen" and "self" not in self.scorers:
             raise ValueError(
                 f"teacher: '{self.teacher.kind}' moves the student's own weights, but no context asks teacher 'self'. "
                 "Use Frozen(), or set teacher='self' on a context."
@@ -432,7 +444,17 @@ class Recipe(BaseModel):
     @property
     def roles(self) -> frozenset[str]:
         """The teacher roles that a run must fill."""
-        return frozenset(context.teacher for context in self.contexts.values())
+        return self.scorers | self.writers
+
+    @property
+    def scorers(self) -> frozenset[str]:
+        """The roles that are asked for scores."""
+        return frozenset(role for context in self.contexts.values() for role in context.scorers)
+
+    @property
+    def writers(self) -> frozenset[str]:
+        """The roles that are asked for text: a teacher without any support can fill one that does not score."""
+        return frozenset(role for context in self.contexts.values() for role in context.writers)
 
     @property
     def weighing(self) -> tuple[Weight, ...]:
@@ -448,7 +470,7 @@ class Recipe(BaseModel):
     @property
     def support(self) -> Support:
         """The least support that scores must have for every term to be computable."""
-        return _largest([self.needs(name) for name in self.contexts])
+        return largest([self.needs(name) for name in self.contexts])
 
     def needs(self, context: str) -> Support:
         """The least support that the opinions of this context must have. Of a context that no target uses, weights
@@ -458,12 +480,12 @@ class Recipe(BaseModel):
             target = term.target or self.target
             if term.targeted and target is not None and context in target.uses:
                 wants += [target.needs, term.needs, *(weight.needs for weight in (*self.weights, *term.weights))]
-        return _largest(wants)
+        return largest(wants)
 
     def needs_of(self, role: str) -> Support:
         """The same of whoever fills a role: the largest of its contexts'. Of a role that only prompts name, all's."""
-        mine = [self.needs(name) for name, context in self.contexts.items() if context.teacher == role]
-        return _largest(mine) if mine else self.support
+        mine = [self.needs(name) for name, context in self.contexts.items() if role in context.scorers]
+        return largest(mine) if mine else self.support
 
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A validated copy: `recipe.override({"objective.0.beta": 0.3, "rollout": {"samples": 8}})`.
@@ -472,11 +494,3 @@ class Recipe(BaseModel):
         leads nowhere and pydantic's ValidationError, naming the field.
         """
         return type(self).model_validate(merged(self.model_dump(), changes))
-
-
-_SIZES = {Support.SAMPLED: 0, Support.IDS: 1, Support.TOPK: 1, Support.FULL: 2}
-
-
-def _largest(supports: Sequence[Support]) -> Support:
-    """The one that gives what all of them do."""
-    return max(supports, key=lambda each: _SIZES[each], default=Support.SAMPLED)

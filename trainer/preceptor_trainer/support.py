@@ -6,6 +6,7 @@ be done. No torch here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,14 @@ class Sparse(BaseModel):
     """Who names them: the teacher its likeliest (`topk`), or the student its own (`ids`)."""
     always: bool = False
     """False: only where a teacher cannot give whole distributions."""
+
+
+_SIZES = {Support.SAMPLED: 0, Support.IDS: 1, Support.TOPK: 1, Support.FULL: 2}
+
+
+def largest(supports: Sequence[Support]) -> Support:
+    """The one that gives what all of them do."""
+    return max(supports, key=lambda each: _SIZES[each], default=Support.SAMPLED)
 
 
 class Wanted(NamedTuple):

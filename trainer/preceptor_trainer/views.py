@@ -103,7 +103,7 @@ class ContextView:
     step: int
     rng: Random
     replies: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Answers to `Context.asks`, by key."""
+    """What `Context.read` kept of the answers to `Context.asks`, by key."""
     state: Mapping[str, object] = field(default_factory=dict[str, object])
     """The run's persistent state parts, by name (a skill bank, a replay buffer)."""
 
@@ -113,9 +113,14 @@ class Ask:
     """Text wanted from a teacher before a context can be written (a critique, a debate turn, a rubric)."""
 
     key: str
+    """What it is called among the replies."""
     teacher: str
+    """The role that is asked; one of `Context.writers`."""
     messages: tuple[Message, ...]
     max_tokens: int = 512
+    """Longest reply. One that is cut off there is not read."""
+    temperature: float = 0.0
+    """0: the likeliest text. Above it, what is drawn depends on (run, step, context, task, rollout, key) alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,10 @@ corrupted content. A method that gains from it, too, is not learning from what t
 
 from __future__ import annotations
 
+import re
 import string
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar, Self
 
@@ -40,9 +41,7 @@ class Instruction(SingleContext, kind="instruction"):
         return self
 
     def messages(self, view: ContextView) -> Sequence[Message]:
-        last = _asked(view.task)
-        before, after = self.template.split("{question}")
-        return _instead(view.task, last, before + view.task.messages[last]["content"] + after)
+        return asked(view.task, self.template, {})
 
 
 class Shown(SingleContext):
@@ -50,6 +49,8 @@ class Shown(SingleContext):
 
     placeholder: ClassVar[str]
     """The name that stands in the template for the content."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Task fields that the template may hold as well, once each."""
     template: str
     """The text that replaces the last user message; it holds `{question}` and the content's placeholder once each."""
     wrong: bool = False
@@ -60,6 +61,8 @@ class Shown(SingleContext):
         for name in ("question", self.placeholder):
             if self.template.count(f"{{{name}}}") != 1:
                 raise ValueError(f"template: it must hold {{{name}}} exactly once")
+        if twice := [name for name in self.also if self.template.count(f"{{{name}}}") > 1]:
+            raise ValueError(f"template: it must hold {{{twice[0]}}} once, or not at all")
         return self
 
     @abstractmethod
@@ -67,10 +70,14 @@ class Shown(SingleContext):
         """What to show, or None when there is nothing."""
 
     def messages(self, view: ContextView) -> Sequence[Message] | None:
-        content = self.content(view)
-        if not content:
+        shown = {name: _field(view.task, name) for name in self.also if f"{{{name}}}" in self.template}
+        shown[self.placeholder] = self.content(view)
+        pieces = {name: text for name, text in shown.items() if text}
+        if len(pieces) < len(shown):
             return None
-        return _ask(view.task, self.template, self.placeholder, corrupted(content, view.rng) if self.wrong else content)
+        if self.wrong:
+            pieces = {name: corrupted(text, view.rng) for name, text in pieces.items()}
+        return asked(view.task, self.template, pieces)
 
 
 class Reference(Shown, kind="reference"):
@@ -115,7 +122,7 @@ class Demonstration(Shown, kind="demonstration"):
     """The text that replaces the last user message; it holds `{question}` and `{demonstration}` once each."""
 
     def content(self, view: ContextView) -> str | None:
-        return _column(view.task, "demonstration")
+        return _field(view.task, "demonstration")
 
 
 class Hint(Shown, kind="hint"):
@@ -128,7 +135,35 @@ class Hint(Shown, kind="hint"):
     """The text that replaces the last user message; it holds `{question}` and `{hint}` once each."""
 
     def content(self, view: ContextView) -> str | None:
-        return _column(view.task, "hint")
+        return _field(view.task, "hint")
+
+
+class Skill(Shown, kind="skill"):
+    """What to do with questions of this kind; less than a solution of this one (SGSD, arXiv:2605.28791)."""
+
+    placeholder: ClassVar[str] = "skill"
+    columns: ClassVar[tuple[str, ...]] = ("skill",)
+    template: str = "{question}\n\nHere is a skill that helps:\n{skill}\n\nUse the skill to solve the problem."
+    """The text that replaces the last user message; it holds `{question}` and `{skill}` once each."""
+
+    def content(self, view: ContextView) -> str | None:
+        return _field(view.task, "skill")
+
+
+class Canonical(SingleContext, kind="canonical"):
+    """All that a conversation came to say, as one message in its place (CCOPD, arXiv:2605.30251): the data's
+    `canonical`."""
+
+    columns: ClassVar[tuple[str, ...]] = ("canonical",)
+    wrong: bool = False
+    """The control arm: show corrupted content."""
+
+    def messages(self, view: ContextView) -> Sequence[Message] | None:
+        content = _field(view.task, "canonical")
+        if not content:
+            return None
+        system = [message for message in view.task.messages if message["role"] == "system"]
+        return (*system, Message(role="user", content=corrupted(content, view.rng) if self.wrong else content))
 
 
 class PeerSuccess(Shown, kind="peer_success"):
@@ -177,20 +212,27 @@ def _other(char: str, alphabet: str, rng: Random) -> str:
     return rng.choice([each for each in alphabet if each != char])
 
 
-def _column(task: Task, name: str) -> str | None:
-    value: Any = task.columns.get(name)
-    return None if value is None else str(value)
-
-
-def _ask(task: Task, template: str, placeholder: str, content: str) -> tuple[Message, ...]:
-    """The task's messages with the template in place of the last user message."""
+def asked(task: Task, template: str, pieces: Mapping[str, str]) -> tuple[Message, ...]:
+    """The task's messages with the template in place of the last user message, which is the `question`."""
     last = _asked(task)
-    pieces = {f"{{{placeholder}}}": content, "{question}": task.messages[last]["content"]}
-    # One pass over the template, so that braces in the question or the content are text and no placeholder.
-    first, second = sorted(pieces, key=template.index)
-    head, rest = template.split(first, 1)
-    middle, tail = rest.split(second, 1)
-    return _instead(task, last, head + pieces[first] + middle + pieces[second] + tail)
+    return _instead(task, last, filled(template, {**pieces, "question": task.messages[last]["content"]}))
+
+
+def question(task: Task) -> str:
+    """The last user message."""
+    return task.messages[_asked(task)]["content"]
+
+
+def filled(template: str, pieces: Mapping[str, str]) -> str:
+    """The template with every `{name}` replaced. One pass: braces in a piece are text and no placeholder."""
+    names = "|".join(re.escape(name) for name in pieces)
+    return re.sub(rf"\{{({names})\}}", lambda found: pieces[found[1]], template)
+
+
+def _field(task: Task, name: str) -> str | None:
+    """A task's answer, reference or column."""
+    value: Any = getattr(task, name) if name in ("answer", "reference") else task.columns.get(name)
+    return None if value is None else str(value)
 
 
 def _asked(task: Task) -> int:

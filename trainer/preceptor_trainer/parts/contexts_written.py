@@ -1,0 +1,216 @@
+"""Contexts around a text that somebody writes for them: a rubric, a critique, a debate.
+
+A text teacher is asked, by the role that `writer` names; any chat endpoint can fill it. What it must answer with stands
+between two tags, once: a reply that has none, or was cut off, is counted (`unreadable`) and the context has no opinion
+then. A row whose data brings the text in a column of the same name is not asked about.
+
+`template` is what the scoring teacher reads, `ask_template` what the writer reads. Both are fields; a hash of them is
+recorded with every score (`Stamp.wording`).
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from math import exp
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from preceptor_trainer.parts.contexts import Shown, asked, corrupted, filled, question
+from preceptor_trainer.parts.contexts_tried import without_thinking
+from preceptor_trainer.recipe import Context
+from preceptor_trainer.views import Ask, ContextView, Message, Prompt
+
+
+class Written(Shown):
+    """A piece of text that a writer is asked for, in a reply of one round."""
+
+    writer: str | None
+    """The role that is asked; None: nobody, the text is the data's."""
+    ask_template: str
+    """What the writer reads."""
+    max_tokens: int = Field(default=512, ge=1, le=100_000)
+    """Longest reply. One that is longer is cut off, and counts as unreadable."""
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        return () if self.writer is None else (self.writer,)
+
+    @abstractmethod
+    def told(self, view: ContextView) -> Mapping[str, str | None]:
+        """What `ask_template` may hold, by name; None: the task lacks it."""
+
+    def asks(self, view: ContextView) -> Sequence[Ask]:
+        if self.writer is None or self.placeholder in view.replies or self._given(view) is not None:
+            return ()
+        held = {name: text for name, text in self.told(view).items() if f"{{{name}}}" in self.ask_template}
+        pieces = {name: text for name, text in held.items() if text}
+        if len(pieces) < len(held):
+            return ()
+        message = Message(role="user", content=filled(self.ask_template, pieces))
+        return (Ask(key=self.placeholder, teacher=self.writer, messages=(message,), max_tokens=self.max_tokens),)
+
+    def read(self, view: ContextView, key: str, reply: str) -> str:
+        return tagged(reply, key)
+
+    def content(self, view: ContextView) -> str | None:
+        return self._given(view) or view.replies.get(self.placeholder)
+
+    def _given(self, view: ContextView) -> str | None:
+        text = view.task.columns.get(self.placeholder)
+        return None if text is None else str(text)
+
+
+class Rubric(Written, kind="rubric"):
+    """A reference solution, and the points that a good answer meets (RCSD, arXiv:2606.19327)."""
+
+    placeholder: ClassVar[str] = "rubric"
+    also: ClassVar[tuple[str, ...]] = ("reference",)
+    columns: ClassVar[tuple[str, ...]] = ("reference",)
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer", "reference"})
+    writer: str | None = "rubric_writer"
+    """The role that is asked; None: nobody, the rubric is the data's `rubric`."""
+    template: str = (
+        "{question}\n\nHere is a reference solution to this problem:\n{reference}\n\n"
+        "A good answer meets these points:\n{rubric}\n\n"
+        "Now solve the problem in your own words. Mention neither the solution nor these points."
+    )
+    """The text that replaces the last user message; it holds `{question}` and `{rubric}` once each, and perhaps
+    `{reference}`."""
+    ask_template: str = (
+        "Write a rubric for answers to this question.\n\n<question>\n{question}\n</question>\n\n"
+        "<reference>\n{reference}\n</reference>\n\n"
+        "Reply with what a good answer does, one point a line, between <rubric> and </rubric>."
+    )
+    """What the writer reads; it may hold `{question}` and `{reference}`."""
+
+    def told(self, view: ContextView) -> Mapping[str, str | None]:
+        return {"question": question(view.task), "reference": view.task.reference}
+
+
+class Critique(Written, kind="critique"):
+    """This very attempt, right up to its first wrong step and rewritten from there (step-aligned critique,
+    arXiv:2606.11173)."""
+
+    placeholder: ClassVar[str] = "critique"
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer", "reference"})
+    writer: str | None = "critic"
+    """The role that is asked."""
+    template: str = (
+        "{question}\n\nAn attempt, corrected from its first wrong step:\n{critique}\n\nNow solve the problem."
+    )
+    """The text that replaces the last user message; it holds `{question}` and `{critique}` once each."""
+    ask_template: str = (
+        "A student answered a question, one step a line. Copy the steps word for word up to the first wrong one, and "
+        "write the answer correctly from there. Where nothing is wrong, copy all of it.\n\n"
+        "<question>\n{question}\n</question>\n\n<attempt>\n{attempt}\n</attempt>\n\n"
+        "Reply with the corrected answer between <critique> and </critique>."
+    )
+    """What the critic reads; it may hold `{question}`, `{attempt}` and `{reference}`."""
+
+    def told(self, view: ContextView) -> Mapping[str, str | None]:
+        # An attempt of no words is one, too: its first wrong step is its first.
+        attempt = view.rollout.text.strip() or "(nothing)"
+        return {"question": question(view.task), "attempt": attempt, "reference": view.task.reference}
+
+    def _given(self, view: ContextView) -> str | None:
+        return None  # no row knows what the student will have written
+
+
+class Debate(Context, kind="debate"):
+    """What several teachers said of the student's answer in turn, shown to each of them; one opinion each, weighed by
+    how sure it said it was in the last round: softmax(c / tau), c in [0, 1] (MAD-OPD, arXiv:2605.01347).
+
+    Every debater both writes and scores. Where the data brings a `debate`, nobody writes, and all weigh alike.
+    """
+
+    reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
+    debaters: tuple[str, ...] = Field(default=("first", "second"), min_length=1)
+    """Their roles."""
+    rounds: int = Field(default=2, ge=1, le=8)
+    """How often each speaks; within a round nobody hears the others."""
+    tau: float = Field(default=1.0, gt=0)
+    """Temperature of the confidences; a small one hears the surest alone."""
+    max_tokens: int = Field(default=512, ge=1, le=100_000)
+    """Longest reply. One that is longer is cut off, and counts as unreadable."""
+    template: str = "{question}\n\nA debate about this problem:\n{debate}\n\nNow solve the problem."
+    """The text that replaces the last user message; it holds `{question}` and `{debate}` once each."""
+    ask_template: str = (
+        "You are one of several experts who discuss a student's answer to a question.\n\n"
+        "<question>\n{question}\n</question>\n\n<attempt>\n{attempt}\n</attempt>\n\n"
+        "What was said so far:\n<debate>\n{debate}\n</debate>\n\n"
+        "Reply with your argument between <argument> and </argument>, and then with how sure you are of it, from 0 to "
+        "100, between <confidence> and </confidence>."
+    )
+    """What a debater reads; it may hold `{question}`, `{attempt}` and `{debate}`."""
+    wrong: bool = False
+    """The control arm: show a corrupted transcript."""
+
+    @model_validator(mode="after")
+    def _suits(self) -> Self:
+        for name in ("question", "debate"):
+            if self.template.count(f"{{{name}}}") != 1:
+                raise ValueError(f"template: it must hold {{{name}}} exactly once")
+        if len(set(self.debaters)) != len(self.debaters):
+            raise ValueError("debaters: one is named twice")
+        return self
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return self.debaters
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        return self.debaters
+
+    def asks(self, view: ContextView) -> Sequence[Ask]:
+        if view.task.columns.get("debate") is not None:
+            return ()
+        for number in range(self.rounds):
+            if f"{number}/{self.debaters[0]}" not in view.replies:
+                pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
+                pieces["debate"] = self._transcript(view, number) or "(nothing)"
+                message = Message(role="user", content=filled(self.ask_template, pieces))
+                return [
+                    Ask(key=f"{number}/{each}", teacher=each, messages=(message,), max_tokens=self.max_tokens)
+                    for each in self.debaters
+                ]
+        return ()
+
+    def read(self, view: ContextView, key: str, reply: str) -> str:
+        confidence = tagged(reply, "confidence")
+        if not re.fullmatch(r"\d{1,3}", confidence) or int(confidence) > 100:
+            raise ValueError(f"<confidence> holds {confidence[:40]!r}, no whole number from 0 to 100")
+        return f"{confidence} {tagged(reply, 'argument')}"
+
+    def prompts(self, view: ContextView) -> Sequence[Prompt]:
+        given = view.task.columns.get("debate")
+        text = self._transcript(view, self.rounds) if given is None else str(given)
+        text = corrupted(text, view.rng) if self.wrong else text
+        sure = [1.0 if given is not None else exp(self._confidence(view, each) / self.tau) for each in self.debaters]
+        messages = asked(view.task, self.template, {"debate": text})
+        return [
+            Prompt(messages=messages, teacher=each, weight=share / sum(sure))
+            for each, share in zip(self.debaters, sure, strict=True)
+        ]
+
+    def _transcript(self, view: ContextView, rounds: int) -> str:
+        spoken = [(each, view.replies[f"{number}/{each}"]) for number in range(rounds) for each in self.debaters]
+        return "\n".join(f"{each}: {reply.partition(' ')[2]}" for each, reply in spoken)
+
+    def _confidence(self, view: ContextView, debater: str) -> float:
+        return int(view.replies[f"{self.rounds - 1}/{debater}"].partition(" ")[0]) / 100
+
+
+def tagged(reply: str, tag: str) -> str:
+    """What stands between `<tag>` and `</tag>` in a reply, whatever else it thought or said.
+
+    Raises ValueError where that is there not at all, more than once, or empty.
+    """
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", without_thinking(reply), re.DOTALL)
+    if len(found) != 1 or not found[0].strip():
+        what = "is empty" if len(found) == 1 else f"is there {len(found)} times"
+        raise ValueError(f"<{tag}> ... </{tag}> {what} in the reply")
+    return found[0].strip()
