@@ -6,7 +6,7 @@ size, V vocabulary, K ids of a sparse support.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
@@ -114,10 +114,10 @@ class Batch:
             return None if of is None else heads[id(of)]
 
         def slot(of: Slot) -> Slot:
-            return replace(_moved(of, device), head=head(of.head))
+            return replace(moved(of, device), head=head(of.head))
 
         slots = {name: [slot(each) for each in slots] for name, slots in self.slots.items()}
-        return replace(_moved(self, device), behaviour=_moved(self.behaviour, device), slots=slots)
+        return replace(moved(self, device), behaviour=moved(self.behaviour, device), slots=slots)
 
     def view(self, student: Scalars) -> TokenView:
         """What weights may look at, given the student's own scalars."""
@@ -135,10 +135,10 @@ class Batch:
         )
 
 
-Held = TypeVar("Held", Batch, Slot, Scalars)
+Held = TypeVar("Held", Batch, Slot, Scalars, TokenView)
 
 
-def _moved(of: Held, device: torch.device) -> Held:
+def moved(of: Held, device: torch.device) -> Held:
     """With its own tensors on this device."""
     mine = {each.name: getattr(of, each.name) for each in fields(of)}
     return replace(of, **{name: value.to(device) for name, value in mine.items() if isinstance(value, Tensor)})
@@ -175,7 +175,9 @@ def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: 
     )
 
 
-def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
+def share_spans(
+    batch: Batch, logprob_T: Tensor, *, fill: bool = True, total: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Batch:
     """The same batch with an opinion per token where a teacher gave one per span; `logprob_T` is the student's [T].
 
     Each token of a span gets the span's log-probability less what the student gave the span's other tokens. Its
@@ -183,27 +185,49 @@ def share_spans(batch: Batch, logprob_T: Tensor, *, fill: bool = True) -> Batch:
     since the span was written as a whole. A span of one token keeps the teacher's number to the bit.
 
     With `fill`, a masked token gets the mean log-ratio of the tokens that were heard: in expectation it teaches nothing
-    then, where a gap would count as 0, better than what a student usually hears, and draw it to what is masked.
+    then, where a gap would count as 0, better than what a student usually hears, and draw it to what is masked. `total`
+    adds up sums over all that the mean is of, where that is more than this batch.
     """
+    shared = {name: [_by_token(slot, logprob_T) for slot in slots] for name, slots in batch.slots.items()}
+    if fill and (every := [slot for slots in shared.values() for slot in slots]):
+        sums_S2 = total(torch.stack([_log_ratios(slot, logprob_T) for slot in every]))
+        means = iter(sums_S2[:, 0] / sums_S2[:, 1].clamp(min=1e-9))
+        heard = iter((sums_S2[:, 1] > 0).tolist())
+        shared = {
+            name: [_filled(each, logprob_T, next(means), next(heard)) for each in shared[name]] for name in shared
+        }
+    return replace(batch, slots={name: [replace(each, span_T=None) for each in shared[name]] for name in shared})
 
-    def shared(slot: Slot) -> Slot:
-        if slot.span_T is None:
-            return slot
-        heard_T, span_T = slot.span_T >= 0, slot.span_T.clamp(min=0)
-        own_T = torch.where(heard_T, logprob_T, torch.zeros_like(logprob_T))
-        total_S = own_T.new_zeros(int(span_T.max()) + 1 if len(span_T) else 0)
-        others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
-        said_T = torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T))
-        present_T = slot.present_T
-        if fill and bool(heard_T.any()):
-            weight_T = slot.weight_T.abs() * heard_T
-            mean = ((said_T - own_T) * weight_T).sum() / weight_T.sum().clamp(min=1e-9)
-            masked_T = slot.span_T == -1
-            said_T = torch.where(masked_T, logprob_T + mean, said_T)
-            present_T = torch.where(masked_T, torch.ones_like(present_T), present_T)
-        return replace(slot, logprob_T=said_T, present_T=present_T, span_T=None)
 
-    return replace(batch, slots={name: [shared(slot) for slot in slots] for name, slots in batch.slots.items()})
+def _by_token(slot: Slot, logprob_T: Tensor) -> Slot:
+    if slot.span_T is None:
+        return slot
+    heard_T, span_T = slot.span_T >= 0, slot.span_T.clamp(min=0)
+    own_T = torch.where(heard_T, logprob_T, torch.zeros_like(logprob_T))
+    total_S = own_T.new_zeros(int(span_T.max()) + 1 if len(span_T) else 0)
+    others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
+    return replace(slot, logprob_T=torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T)))
+
+
+def _log_ratios(slot: Slot, logprob_T: Tensor) -> Tensor:
+    """Sum of the heard tokens' weighted log-ratios, and of the weights [2]; 0 where the teacher reads our tokens."""
+    if slot.span_T is None:
+        return logprob_T.new_zeros(2)
+    heard_T = slot.span_T >= 0
+    weight_T = slot.weight_T.abs() * heard_T
+    ratio_T = torch.where(heard_T, slot.logprob_T - logprob_T, torch.zeros_like(logprob_T))
+    return torch.stack([(ratio_T * weight_T).sum(), weight_T.sum()])
+
+
+def _filled(slot: Slot, logprob_T: Tensor, mean: Tensor, heard: bool) -> Slot:
+    if slot.span_T is None or not heard:
+        return slot
+    masked_T = slot.span_T == -1
+    return replace(
+        slot,
+        logprob_T=torch.where(masked_T, logprob_T + mean, slot.logprob_T),
+        present_T=torch.where(masked_T, torch.ones_like(slot.present_T), slot.present_T),
+    )
 
 
 def narrow_view(view: TokenView, start: int, stop: int) -> TokenView:

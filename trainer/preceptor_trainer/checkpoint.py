@@ -31,6 +31,7 @@ from preceptor.wire.runs import Evaluation
 from preceptor_trainer import lora
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.optim import Optimizer
+from preceptor_trainer.ranks import Ranks
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 MODEL, ADAPTER, OPTIMIZER, TEACHER, BEST = "model", "adapter", "optimizer.safetensors", "teacher.safetensors", "best"
@@ -70,7 +71,7 @@ class CheckpointState(BaseModel):
 def save(
     folder: Path,
     model: Model,
-    optimizer: Optimizer,
+    moments: Mapping[str, Tensor],
     state: CheckpointState,
     *,
     student: str = "",
@@ -79,13 +80,14 @@ def save(
 ) -> None:
     """Write a checkpoint to `folder`, replacing one that is there. Raises CheckpointError; then nothing was changed.
 
-    student: what an adapter is one of. teacher: a moving self-teacher's state. best: the folder of the best student.
+    moments: the optimizer's state. student: what an adapter is one of. teacher: a moving self-teacher's state. best:
+    the folder of the best student.
     """
     aside = folder.with_name(f".{folder.name}.part")
     with writing(f"the checkpoint at step {state.step}", folder, aside):
         aside.mkdir(parents=True)
         save_student(model, aside, student)
-        save_file(optimizer.state(), aside / OPTIMIZER)
+        save_file(dict(moments), aside / OPTIMIZER)
         if teacher is not None:
             save_file(dict(teacher), aside / TEACHER)
         if best is not None:
@@ -162,10 +164,12 @@ def load_state(folder: Path) -> CheckpointState:
         raise CheckpointError(f"{folder} is not a checkpoint of this version: {error}") from error
 
 
-def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
-    """Put a checkpoint's optimizer state into `optimizer`. Raises CheckpointError."""
+def load_optimizer(folder: Path, optimizer: Optimizer, ranks: Ranks | None = None) -> None:
+    """Put a checkpoint's optimizer state into `optimizer`; the first of several ranks reads it for all. Raises
+    CheckpointError."""
+    ranks = ranks or Ranks()
     try:
-        optimizer.load(load_file(folder / OPTIMIZER))
+        optimizer.load(ranks.copied(load_file(folder / OPTIMIZER) if ranks.first else {}))
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the optimizer's state cannot be read: {error}") from error
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,11 +14,14 @@ from preceptor.wire.runs import Evaluation
 from preceptor.wire.score import Extra, ScoreRequest
 from preceptor.wire.teachers import Support
 from preceptor_trainer.model import Model, prompt_ids
+from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.sampler import Completion, Job, Sampler
 from preceptor_trainer.scoring import score
 from preceptor_trainer.views import Task
 from preceptor_trainer.writer import stream
+
+Value = TypeVar("Value")
 
 Z95 = 1.959963984540054
 """97.5% quantile of the standard normal distribution."""
@@ -35,8 +39,11 @@ class Evaluator:
         max_tokens: int,
         samples: int = 0,
         temperature: float = 1.0,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`samples`: answers drawn at `temperature` for each task besides the greedy one."""
+        """`samples`: answers drawn at `temperature` for each task besides the greedy one. `ranks` share the tasks."""
+        self._ranks = ranks = ranks or Ranks()
+        self._mine = tasks[ranks.rank :: ranks.count]
         self._model = model
         self._sampler = sampler
         self._tasks = tasks
@@ -48,19 +55,20 @@ class Evaluator:
     def evaluate(self, step: int) -> Evaluation:
         """The student as it is after `step`."""
         began = monotonic()
-        jobs = [self._job(task, 0) for task in self._tasks]
+        jobs = [self._job(task, 0) for task in self._mine]
         written = self._sampler.sample(jobs, temperature=0.0)
-        hits = [self._right(task, each) for task, each in zip(self._tasks, written, strict=True)]
+        hits = self._whole([self._right(task, each) for task, each in zip(self._mine, written, strict=True)])
+        lengths = self._whole([len(each.token_ids) for each in written])
         n, correct = len(hits), sum(hits)
-        shares = self._sampled()
+        shares = self._whole(self._sampled()) if self._samples else []
         return Evaluation(
             step=step,
             n=n,
             correct=correct,
             accuracy=correct / n,
             ci95=half_width(correct, n),
-            mean_length=sum(len(each.token_ids) for each in written) / n,
-            entropy=self._entropy(jobs, written),
+            mean_length=sum(lengths) / n,
+            entropy=sum(self._ranks.every(self._entropy(jobs, written))) / sum(lengths),
             samples=self._samples,
             sampled_accuracy=sum(shares) / n if shares else None,
             sampled_ci95=mean_half_width(shares) if shares else None,
@@ -68,16 +76,19 @@ class Evaluator:
             hits=hits,
         )
 
+    def _whole(self, mine: Sequence[Value]) -> list[Value]:
+        """All ranks' values, in the order of the tasks."""
+        count, every = self._ranks.count, self._ranks.every(list(mine))
+        return [every[at % count][at // count] for at in range(len(self._tasks))]
+
     def _sampled(self) -> list[float]:
         """By task, the share of its sampled answers that was right. The same draws at every evaluation."""
-        if not self._samples:
-            return []
         count = self._samples
-        jobs = [self._job(task, stream("evaluate", task.id, index)) for task in self._tasks for index in range(count)]
+        jobs = [self._job(task, stream("evaluate", task.id, index)) for task in self._mine for index in range(count)]
         written = self._sampler.sample(jobs, temperature=self._temperature)
         return [
             sum(self._right(task, each) for each in written[at * count : (at + 1) * count]) / count
-            for at, task in enumerate(self._tasks)
+            for at, task in enumerate(self._mine)
         ]
 
     def _job(self, task: Task, seed: int) -> Job:
@@ -89,6 +100,9 @@ class Evaluator:
         return self._verifier(task, text).correct
 
     def _entropy(self, jobs: Sequence[Job], written: Sequence[Completion]) -> float:
+        """Summed over all tokens, in nats."""
+        if not jobs:
+            return 0.0
         request = ScoreRequest(
             contexts=[np.array(job.prompt_ids, dtype=np.int32) for job in jobs],
             completions=[np.array(each.token_ids, dtype=np.int32) for each in written],
@@ -98,7 +112,7 @@ class Evaluator:
         )
         entropy_T = score(self._model, request).entropy_T
         assert entropy_T is not None, "it was asked for"
-        return float(entropy_T.mean(dtype=np.float64))
+        return float(entropy_T.sum(dtype=np.float64))
 
 
 def half_width(correct: int, n: int) -> float:

@@ -14,9 +14,9 @@ from preceptor.wire.training import EarlyStop
 from preceptor_trainer import checkpoint
 from preceptor_trainer.checkpoint import CheckpointState, saved_student
 from preceptor_trainer.guards import TooManyRollbacks, Trip, watch
-from preceptor_trainer.model import Model
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.self_teacher import SelfTeacher
+from preceptor_trainer.sharding import Learning
 from preceptor_trainer.student import put_weights
 
 
@@ -35,14 +35,15 @@ class Keeper:
     def __init__(
         self,
         run: Run,
-        model: Model,
+        learning: Learning,
         optimizer: Optimizer,
         teacher: SelfTeacher | None,
         work: Path,
         resume: Path | None,
     ) -> None:
-        """Takes up `resume`. Folders are written below `work`. Raises CheckpointError."""
-        self._run, self._model, self._optimizer, self._teacher = run, model, optimizer, teacher
+        """Takes up `resume`. The first of several ranks writes folders below `work`. Raises CheckpointError."""
+        self._run, self._learning, self._optimizer, self._teacher = run, learning, optimizer, teacher
+        self._model, self._first = learning.model, learning.ranks.first
         self._work, self._latest = work, resume
         self._best: Path | None = None
         self.state = CheckpointState(step=0, seed=run.training.seed, train_seconds=0.0)
@@ -104,10 +105,14 @@ class Keeper:
     def _save(self) -> Path:
         folder = self._work / f"checkpoint-{self.state.step:08d}"
         teacher: Mapping[str, Tensor] | None = None if self._teacher is None else self._teacher.state()
+        moments = self._optimizer.state()  # of every rank: each has a part of it
+        if not self._first:
+            self._latest = folder
+            return folder
         checkpoint.save(
             folder,
             self._model,
-            self._optimizer,
+            moments,
             self.state,
             student=self._run.student,
             teacher=teacher,
@@ -119,14 +124,16 @@ class Keeper:
         return folder
 
     def _load(self, folder: Path) -> None:
-        checkpoint.load_optimizer(folder, self._optimizer)
+        checkpoint.load_optimizer(folder, self._optimizer, self._learning.ranks)
         if self._teacher is not None:
             self._teacher.load(checkpoint.load_teacher(folder))
 
     def _roll_back(self) -> None:
         """The weights of the last checkpoint, with this step's number: what comes next is other tasks, not the same."""
         assert self._latest is not None, "a run that may roll back writes one before its first step"
-        put_weights(self._model, self._run.training, saved_student(self._latest))
+        if self._first:
+            put_weights(self._model, self._run.training, saved_student(self._latest))
+        self._learning.spread()
         self._load(self._latest)
         if self._teacher is not None:
             self._teacher.publish()
@@ -134,6 +141,8 @@ class Keeper:
         self.state.streaks.clear()
 
     def _keep_best(self, step: int) -> None:
+        if not self._first:
+            return
         folder = self._work / f"best-{step:08d}"
         aside = self._work / f".{folder.name}.part"
         with checkpoint.writing(f"the best student, of step {step},", folder, aside):

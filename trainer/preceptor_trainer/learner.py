@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from preceptor.wire.runs import Training
-from preceptor_trainer.batch import Batch, share_spans
-from preceptor_trainer.grouping import cuts, hidden_states, why_padded
+from preceptor_trainer.batch import Batch, narrow_view, share_spans
+from preceptor_trainer.gathering import outline
+from preceptor_trainer.grouping import Cut, cuts, why_padded
 from preceptor_trainer.loss import Sums, blank_scalars, blocks, first_pass, fold, log_softmax
-from preceptor_trainer.model import Head, Model, head_of
+from preceptor_trainer.model import Head, Model
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
-from preceptor_trainer.weighing import weigh
+from preceptor_trainer.sharding import Learning
+from preceptor_trainer.views import TokenView
+from preceptor_trainer.weighing import TermWeights, weigh
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +27,13 @@ _log = logging.getLogger(__name__)
 class Learner:
     """Holds the student's weights and moves them."""
 
-    def __init__(self, recipe: Recipe, model: Model, training: Training) -> None:
+    def __init__(self, recipe: Recipe, model: Model, training: Training, learning: Learning | None = None) -> None:
+        """`learning`: the student as it learns; None: as it is, on this one device."""
         self._recipe = recipe
         self._model = model
         self._training = training
-        self.optimizer = Optimizer(model.module, training, recipe.constraint)
+        self._learning = learning or Learning(model)
+        self.optimizer = Optimizer(self._learning.module, training, recipe.constraint)
         if (why := why_padded(model.module)) is not None:
             _log.info("prompts are read once for every rollout of theirs, not once for all: %s", why)
         self.moving = threading.Lock()
@@ -43,7 +49,8 @@ class Learner:
         return next(self._model.module.parameters()).dtype
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        """One step on this batch; returns its metrics. Raises NonFiniteLoss and NonFiniteGradient.
+        """One step on this batch, or on this rank's share of one; returns the whole's metrics. Raises NonFiniteLoss and
+        NonFiniteGradient, on every rank.
 
         A batch without a single token that counts gives a zero loss, moves nothing, and says so (`empty` is 1).
         """
@@ -53,35 +60,74 @@ class Learner:
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": 0.0, "empty": 1.0}
         with self.moving:
             norm = self.optimizer.step(batch.step)
+            self._learning.collect()
             self.version = batch.step
         rate = self.optimizer.learning_rate(batch.step)
         return {"loss": gradient.loss, "grad_norm": norm, "learning_rate": rate, "empty": 0.0, **gradient.per_token()}
 
     def gradient(self, batch: Batch) -> Sums | None:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
-        head = head_of(self._model.module)
+        learning, head = self._learning, self._learning.head()
         batch = batch.to(self._model.device)
         passes = cuts(batch.rows, self._model.module, self._training.microbatch_tokens)
         self.positions = sum(cut.tokens for cut in passes)
+        all_of_it = outline(learning.ranks, batch, len(passes))
+        if not all_of_it.passes:
+            return None
+        batch = all_of_it.even(batch)
         weighs = bool(self._recipe.weights) or any(term.weights for term in self._recipe.objective)
         student, opinions = blank_scalars(batch, self.dtype), None
-        if weighs or batch.spanned:
-            with torch.no_grad():
-                hidden_TD = torch.cat([hidden_states(self._model.module, cut) for cut in passes])
-            batch = share_spans(batch, _written(head, hidden_TD, batch.token_T)) if batch.spanned else batch
+        if weighs or all_of_it.spanned:
+            hidden_TD = self._read(passes, all_of_it.passes)
+            if all_of_it.spanned:
+                batch = share_spans(batch, _written(head, hidden_TD, batch.token_T), total=all_of_it.total)
             if weighs:
                 student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
-        view = batch.view(student)
-        plans = weigh(self._recipe, view, opinions)
+        view = all_of_it.view(batch.view(student))
+        plans = weigh(self._recipe, view, all_of_it.scalars(opinions))
         if all(plan.denominator == 0 for plan in plans):
             return None
+        mine = all_of_it.mine
+        sums = self._fold(
+            batch,
+            narrow_view(view, mine.start, mine.stop),
+            [all_of_it.plan(plan) for plan in plans],
+            head,
+            list(learning.passes(passes, all_of_it.passes)),
+        )
         total = Sums()
+        for each in learning.ranks.every(sums):
+            total.merge(each)
+        return total
+
+    @torch.no_grad()
+    def _read(self, passes: Sequence[Cut], most: int) -> Tensor:
+        """The hidden states of the whole batch, without gradient [T, D]."""
+        found = [self._learning.hidden_states(cut) for cut in self._learning.passes(passes, most)]
+        return torch.cat([found[-1][:0], *found[: len(passes)]])
+
+    def _fold(
+        self, batch: Batch, view: TokenView, plans: Sequence[TermWeights], head: Head, passes: Sequence[Cut]
+    ) -> Sums:
+        """Pass after pass, the loss and its gradient. A rank whose loss is not finite goes on with the others to the
+        last pass, where all hear of it: a layer is gathered by all ranks or by none."""
+        learning, total = self._learning, Sums()
+        failed: FloatingPointError | None = None
         for cut in passes:
-            hidden_TD = hidden_states(self._model.module, cut)
-            grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, batch.offsets[cut.rows.start])
-            if hidden_TD.requires_grad:
-                hidden_TD.backward(grad_TD)
-            total.merge(sums)
+            hidden_TD = learning.hidden_states(cut)
+            grad_TD = torch.zeros_like(hidden_TD, requires_grad=False)
+            if cut.rows and failed is None:
+                start = batch.offsets[cut.rows.start]
+                try:
+                    grad_TD, sums = fold(self._recipe, batch, view, plans, head, hidden_TD, start)
+                    total.merge(sums)
+                except FloatingPointError as error:
+                    failed = error
+            learning.backward(hidden_TD, grad_TD)
+        learning.close(head)
+        for error in learning.ranks.every(failed):
+            if error is not None:
+                raise error
         return total
 
 

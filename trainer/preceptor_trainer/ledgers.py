@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 from preceptor.ledgers import added
-from preceptor.wire.runs import Ledger
+from preceptor.wire.runs import Ledger, TeacherLedger
 from preceptor_trainer.asking import Asked
-from preceptor_trainer.batch import Batch
-from preceptor_trainer.pipeline import Taken
+from preceptor_trainer.batch import Row
+from preceptor_trainer.pipeline import Taken, Times
 
 
-def ledger_of(batch: Batch, asked: Asked, taken: Taken, learned: int) -> Ledger:
-    """Of the step that learned from this batch; `learned` positions went through the student for it."""
-    groups = {(row.task.id, row.prompt_ids) for row in batch.rows}
-    masked = {} if asked.masked is None else {"masked": asked.masked}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a rank has done of a step, without what only the learner needs."""
+
+    rows: Sequence[Row]
+    asked: Asked
+    teachers: Mapping[str, TeacherLedger]
+    learned: int
+    """Positions that went through the student."""
+
+
+def share_of(rows: Sequence[Row], asked: Asked, taken: Taken, learned: int) -> Share:
+    """Of these rollouts; `learned` positions went through the student for them."""
+    teachers = added([part.teachers for part in taken.parts])
+    return Share(rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned)
+
+
+def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:
+    """Of the step that was shared so. `times` are the first rank's own."""
+    rows = [row for share in shares for row in share.rows]
+    groups = {(row.task.id, row.prompt_ids) for row in rows}
+    masks = [share.asked.masked for share in shares if share.asked.masked is not None]
+    masked = {"masked": sum(masks)} if masks else {}
     return Ledger(
-        seconds=dict(taken.times.seconds),
-        idle=dict(taken.times.idle),
+        seconds=dict(times.seconds),
+        idle=dict(times.idle),
         tokens={
-            "prompt": sum(len(row.prompt_ids) for row in batch.rows),
+            "prompt": sum(len(row.prompt_ids) for row in rows),
             "prompt_read": sum(len(prompt) for _, prompt in groups),
-            "completion": batch.tokens,
-            "learned": learned,
+            "completion": sum(len(row.completion_ids) for row in rows),
+            "learned": sum(share.learned for share in shares),
             **masked,
         },
-        rollouts=len(batch.rows),
-        contexts=asked.contexts,
-        scored_sequences=asked.scored,
-        stamped_sequences=asked.stamped,
-        teachers=added([part.teachers for part in taken.parts]),
+        rollouts=len(rows),
+        contexts=sum(share.asked.contexts for share in shares),
+        scored_sequences=sum(share.asked.scored for share in shares),
+        stamped_sequences=sum(share.asked.stamped for share in shares),
+        teachers=added([share.teachers for share in shares]),
     )

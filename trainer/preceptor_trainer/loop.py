@@ -30,16 +30,17 @@ from preceptor_trainer.evaluate import Evaluator, gain_interval
 from preceptor_trainer.guards import Trip, survives
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.ledgers import ledger_of
+from preceptor_trainer.ledgers import ledger_of, share_of
 from preceptor_trainer.model import Model
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.own_base import WithOwnBase
 from preceptor_trainer.pipeline import Part, Pipeline, Taken
+from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
 from preceptor_trainer.snapshot import Snapshot, own_tokenizer
-from preceptor_trainer.student import Student, open_student
+from preceptor_trainer.student import Student, open_learning, open_student
 from preceptor_trainer.telling import describe, samples_of
 from preceptor_trainer.views import Task
 from preceptor_trainer.writer import Writer, stream
@@ -56,7 +57,8 @@ class Signal(StrEnum):
 
 
 class Reporter(Protocol):
-    """Who is told. Any method may raise to end the loop (a lost lease); nothing more is reported then."""
+    """Who is told. Any method may raise to end the loop (a lost lease); nothing more is reported then. Of several ranks
+    each has one, and all of them answer alike (`together.Together`)."""
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal: ...
 
@@ -91,13 +93,15 @@ def train(
     work: Path,
     resume: Path | None = None,
     publisher: Publisher | None = None,
+    ranks: Ranks | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
     `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
-    self-teacher's weights. Raises what a stage raises: the last checkpoint is intact then.
+    self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result. Raises what
+    a stage raises: the last checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher)
+    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks())
     return loop.go()
 
 
@@ -114,17 +118,19 @@ class Loop:
         work: Path,
         resume: Path | None,
         publisher: Publisher | None,
+        ranks: Ranks,
     ) -> None:
         torch.set_num_threads(run.training.threads)
-        self._run = run
+        self._run, self._ranks = run, ranks
         self._data = data
         self._reporter = reporter
         recipe = Recipe.model_validate(run.resolved)
         self._verifier: Verifier = recipe.verifier or data.verifier
-        opened = open_student(student, run.training, resume)
+        opened = open_student(student, run.training, resume, ranks.device)
         self._model = opened.model
+        learning = open_learning(opened.model, student, run.training, recipe.constraint, resume, ranks)
         self._scorer = scorer = _with_own_base(scorer, run, opened)
-        self._learner = Learner(recipe, self._model, run.training)
+        self._learner = Learner(recipe, self._model, run.training, learning)
         self._ahead = _ahead(opened.model, student, run, resume)
         writing = own_tokenizer(self._model if self._ahead is None else self._ahead.model)
         asking, seed = own_tokenizer(writing), run.training.seed
@@ -138,9 +144,10 @@ class Loop:
             recipe.rollout.max_tokens,
             run.training.evaluate_samples,
             run.training.evaluate_temperature or 1.0,
+            ranks,
         )
-        self._teacher = open_self_teacher(recipe, self._model, run, publisher)
-        self._keeper = Keeper(run, self._model, self._learner.optimizer, self._teacher, work, resume)
+        self._teacher = open_self_teacher(recipe, self._model, run, publisher) if ranks.first else None
+        self._keeper = Keeper(run, learning, self._learner.optimizer, self._teacher, work, resume)
         self._learner.version = self._keeper.state.step
 
     def go(self) -> Ended:
@@ -148,13 +155,14 @@ class Loop:
         training, state = self._run.training, self._keeper.state
         if self._teacher is not None:
             self._teacher.publish()
+        self._ranks.wait()
         if state.baseline is None:
             self._evaluate(0)
         last = None
         with self._pipeline() as pipeline:
             while state.step < training.steps and not state.stopped:
                 began, step = monotonic(), state.step + 1
-                taken = pipeline.take(step, lambda: self._reporter.signal() is Signal.GO)
+                taken = pipeline.take(step, lambda: self._reporter.signal() is Signal.GO, self._ranks.all)
                 if taken is None:
                     return self._leave()
                 report, samples, trips = self._step(step, taken, began)
@@ -178,7 +186,7 @@ class Loop:
         return Pipeline(
             range(self._keeper.state.step + 1, training.steps + 1),
             training.max_lag,
-            tasks=lambda step: self._data.train(step, training.batch, training.seed),
+            tasks=lambda step: self._ranks.share(self._data.train(step, training.batch, training.seed)),
             write=self._write,
             stages={"verify": self._verify, "score": self._score},
         )
@@ -203,14 +211,16 @@ class Loop:
         batch = build_batch(rows, asked.slots, step, self._learner.dtype)
         metrics = self._learn(batch)
         taken.times.seconds["learn"] += monotonic() - learning
-        metrics |= describe(rows, monotonic() - began)
-        metrics["lag"] = float(step - 1 - min(row.weights_version for row in rows))
+        shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions))
+        written = [row for share in shares for row in share.rows]
+        metrics |= describe(written, monotonic() - began)
+        metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)
         if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):
             publishing = monotonic()
             self._teacher.follow(step)
             taken.times.seconds["publish"] += monotonic() - publishing
-        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(batch, asked, taken, self._learner.positions))
+        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(shares, taken.times))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
 
     def _text(self, token_ids: Sequence[int]) -> str:
@@ -226,7 +236,8 @@ class Loop:
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         training = self._run.training
-        torch.manual_seed(stream(training.seed, "learn", batch.step))  # adapters may drop some of their inputs
+        own = [self._ranks.rank] if self._ranks.rank else []
+        torch.manual_seed(stream(training.seed, "learn", batch.step, *own))  # adapters may drop some of their inputs
         return survives(training.guards, lambda: self._learner.learn(batch), self._learner.optimizer.zero_grad)
 
     def _heed(self, trips: Sequence[Trip], signal: Signal) -> Signal:
@@ -243,6 +254,8 @@ class Loop:
         return evaluation
 
     def _finish(self, last: Evaluation) -> Ended:
+        if not self._ranks.first:
+            return Ended(signal=Signal.GO, step=self._keeper.state.step)
         state, kept = self._keeper.state, self._keeper.outcome(last)
         first, after = state.baseline, kept.evaluation
         assert first is not None, "every run is evaluated before its first step"

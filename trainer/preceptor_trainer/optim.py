@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from preceptor.wire.training import Training
 from preceptor_trainer.recipe import Constraint
+from preceptor_trainer.sharding import as_held, on_first, whole
 
 MASK = "mask"
 """What a mask is called among a parameter's tensors in a saved state."""
@@ -30,14 +31,9 @@ class Optimizer:
 
     def __init__(self, module: nn.Module, training: Training, constraint: Constraint) -> None:
         self._training = training
-        named = dict(movable(module, training, constraint))
-        if not named:
-            raise ValueError("constraint: no parameter of this student may move; there is nothing to train")
-        for name, each in module.named_parameters():
-            each.requires_grad_(name in named)
-        masks = {name: constraint.mask(name, each.detach()) for name, each in named.items()}
-        self._named = named
-        self._masks = {name: mask for name, mask in masks.items() if mask is not None}
+        self._named = free(module, training, constraint)
+        masks = {name: constraint.mask(name, whole(each.detach())) for name, each in self._named.items()}
+        self._masks = {name: as_held(mask, self._named[name]) for name, mask in masks.items() if mask is not None}
         self._adamw = torch.optim.AdamW(
             self._named.values(),
             lr=training.learning_rate,
@@ -60,7 +56,7 @@ class Optimizer:
 
     def step(self, step: int) -> float:
         """Apply the gradients that were accumulated; returns their norm before clipping. Raises NonFiniteGradient."""
-        norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._training.clip_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self._named.values(), self._training.clip_norm)))
         if not norm < float("inf"):
             self.zero_grad()
             raise NonFiniteGradient(
@@ -77,13 +73,14 @@ class Optimizer:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the next step depends on, as named tensors."""
+        """Everything the next step depends on, as named tensors on the CPU. Ranks ask for it together, and the first is
+        given it; the others get the names."""
         moments = {
-            f"{name}/{key}": torch.as_tensor(value)
+            f"{name}/{key}": on_first(torch.as_tensor(value))
             for name, each in self._named.items()
             for key, value in self._adamw.state.get(each, {}).items()
         }
-        return moments | {f"{name}/{MASK}": mask for name, mask in self._masks.items()}
+        return moments | {f"{name}/{MASK}": on_first(mask) for name, mask in self._masks.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a saved state; an empty one begins anew. Raises ValueError when it is of other parameters."""
@@ -99,9 +96,21 @@ class Optimizer:
         for name, each in self._named.items():
             mine = held.get(name, {})
             if (mask := mine.pop(MASK, None)) is not None:
-                self._masks[name] = mask
+                self._masks[name] = as_held(mask, each)
             if mine:
-                self._adamw.state[each] = mine
+                self._adamw.state[each] = {
+                    key: value if value.dim() == 0 else as_held(value, each) for key, value in mine.items()
+                }
+
+
+def free(module: nn.Module, training: Training, constraint: Constraint) -> dict[str, nn.Parameter]:
+    """What may move carries gradient from now on, and nothing else does. Raises ValueError where that is nothing."""
+    named = dict(movable(module, training, constraint))
+    if not named:
+        raise ValueError("constraint: no parameter of this student may move; there is nothing to train")
+    for name, each in module.named_parameters():
+        each.requires_grad_(name in named)
+    return named
 
 
 def movable(module: nn.Module, training: Training, constraint: Constraint) -> list[tuple[str, nn.Parameter]]:

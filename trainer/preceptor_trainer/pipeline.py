@@ -117,11 +117,16 @@ class Pipeline:
     ) -> None:
         self._flight.end()
 
-    def take(self, step: int, wanted: Callable[[], bool] = lambda: True) -> Taken | None:
-        """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised."""
+    def take(
+        self, step: int, wanted: Callable[[], bool] = lambda: True, together: Callable[[bool], bool] = bool
+    ) -> Taken | None:
+        """The batch of a step, once it is ready; None as soon as `wanted` says no. Raises what a stage raised.
+
+        `together` is asked, after every look, whether those who take at the same time are ready too.
+        """
         self._flight.publish(step - 1)
         while wanted():  # first: a stage that was told to stop as well may fail of it
-            if self._flight.ready(step):
+            if together(self._flight.ready(step)):
                 return self._flight.take(step)
         return None
 

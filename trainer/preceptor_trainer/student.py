@@ -18,6 +18,10 @@ from preceptor.errors import Invalid
 from preceptor.wire.training import Training
 from preceptor_trainer import lora
 from preceptor_trainer.model import Model, load_model
+from preceptor_trainer.optim import free
+from preceptor_trainer.ranks import Ranks
+from preceptor_trainer.recipe import Constraint
+from preceptor_trainer.sharding import Learning, Sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,15 @@ class Student:
     """A LoRA student without its adapters: other modules around the same weights, which stay as they are."""
 
 
-def open_student(folder: Path, training: Training, resume: Path | None = None) -> Student:
-    """The student of a run, from its model folder, or as the checkpoint folder `resume` holds it.
+def open_student(
+    folder: Path, training: Training, resume: Path | None = None, device: torch.device | str = "cpu"
+) -> Student:
+    """The student of a run on a device, from its model folder, or as the checkpoint folder `resume` holds it.
 
     Raises UnreadableModel where the folder holds none, Invalid where a setting does not fit it, OSError.
     """
     whole = training.lora is None
-    model = load_model(resume / "model" if resume is not None and whole else folder)
+    model = load_model(resume / "model" if resume is not None and whole else folder, str(device))
     model.module.train(False)
     if training.gradient_checkpointing:
         _recompute(model)  # before there are adapters, for transformers would have every embedding carry gradient then
@@ -48,6 +54,17 @@ def open_student(folder: Path, training: Training, resume: Path | None = None) -
     if training.lora.dropout > 0:
         _only_with_gradient(model, [each for each in model.module.modules() if isinstance(each, nn.Dropout)])
     return Student(_computing(model, training), _computing(base, training))
+
+
+def open_learning(
+    model: Model, folder: Path, training: Training, constraint: Constraint, resume: Path | None, ranks: Ranks
+) -> Learning:
+    """An open student as this rank learns with it; the rest as in `open_student`. What may not move no longer carries
+    gradient."""
+    free(model.module, training, constraint)
+    if ranks.count == 1:
+        return Learning(model, ranks)
+    return Sharded(model, open_student(folder, training, resume, ranks.device).model, ranks)
 
 
 def put_weights(model: Model, training: Training, saved: Path) -> None:

@@ -60,11 +60,13 @@ class Writer:
         """The same rows as the parts of a batch, each part as soon as all of it is written; they do not come in order.
 
         Groups with long prompts come first, then like with like, so that what is computed together is of like length;
-        a part has PART_ROLLOUTS rows, or more where a group has. `version` of the weights is recorded with the rows.
-        `check` is called before every token.
+        a part has PART_ROLLOUTS rows, or more where a group has; without a task there is one part, and it is empty.
+        `version` of the weights is recorded with the rows. `check` is called before every token.
         """
         cuts = _cut(sorted(self._drafts(tasks, step), key=_order()))
         part_of = {draft.place: number for number, cut in enumerate(cuts) for draft in cut}
+        if not cuts:
+            yield Part(step=step, index=0, of=1, rows=[])
         rows = [dict[int, Row]() for _ in cuts]
         for place, row in self._rows([draft for cut in cuts for draft in cut], step, version, check):
             index = part_of[place]

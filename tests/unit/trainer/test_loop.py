@@ -235,7 +235,7 @@ class OneByOne(Pipeline):
     def publish(self, version: int) -> None:
         pass
 
-    def take(self, step: int, wanted: object = None) -> Taken:
+    def take(self, step: int, wanted: object = None, together: object = None) -> Taken:
         tasks, write, stages = self._all
         parts: list[Part] = []
         for part in write(tasks(step), step, lambda: None):

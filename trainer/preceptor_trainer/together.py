@@ -1,0 +1,51 @@
+"""The reporter of ranks that train together: the first one's, whose answers all are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from preceptor.wire.runs import Evaluation, Sample, StepReport
+from preceptor_trainer.loop import Reporter, Signal
+from preceptor_trainer.ranks import Ranks
+
+News = TypeVar("News")
+
+
+class Together(Generic[News]):
+    """A `Reporter` on every rank. The loop asks it at the same points on all, so that they end at the same step."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        first: Reporter | None,
+        news: Callable[[], News | None] = lambda: None,
+        hear: Callable[[News], object] = lambda news: None,
+    ) -> None:
+        """`first`: the first rank's reporter, None on the others. What its `news` returns, whenever the loop asks for
+        a signal, all ranks `hear`; None is no news."""
+        self._ranks, self._first = ranks, first
+        self._news, self._hear = news, hear
+
+    def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
+        return self._ranks.told(Signal.GO if self._first is None else self._first.step(report, samples))
+
+    def signal(self) -> Signal:
+        mine = (Signal.GO, None) if self._first is None else (self._first.signal(), self._news())
+        signal, news = self._ranks.told(mine)
+        if news is not None:
+            self._hear(news)
+        return signal
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        if self._first is not None:
+            self._first.evaluation(evaluation)
+
+    def checkpoint(self, folder: Path, step: int) -> None:
+        if self._first is not None:
+            self._first.checkpoint(folder, step)
+
+    def note(self, data: Mapping[str, object], step: int) -> None:
+        if self._first is not None:
+            self._first.note(data, step)
