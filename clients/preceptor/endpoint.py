@@ -6,17 +6,17 @@ scores = teacher.score(ScoreRequest(contexts=[prompt], completions=[answer], con
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Self
 from urllib.parse import urlencode
 
 import httpx
 from pydantic import ValidationError
 
+from preceptor.completing import Completing, Count
 from preceptor.connection import error_of
 from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable
 from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
@@ -39,13 +39,7 @@ Received = Callable[[int], object]
 """Told how many bytes have arrived."""
 
 
-class Count(Protocol):
-    """Told what passed between us and a teacher."""
-
-    def __call__(self, *, bytes_sent: int = 0, bytes_received: int = 0) -> object: ...
-
-
-class TeacherClient:
+class TeacherClient(Completing):
     """A teacher's endpoints. Safe to share between threads. Failures are the errors of `preceptor.errors`."""
 
     def __init__(
@@ -76,19 +70,6 @@ class TeacherClient:
         self._get("/readyz", MAX_CARD_BYTES)
         return True
 
-    def complete(self, wish: Mapping[str, Any]) -> dict[str, Any]:
-        """`POST /v1/completions`, as OpenAI has it. Raises Invalid where the teacher does not write."""
-        headers = {"Content-Type": "application/json"}
-        with self._stream("POST", "/v1/completions", content=json.dumps(wish).encode(), headers=headers) as answer:
-            body = _read(answer, MAX_CARD_BYTES)
-        try:
-            said: Any = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise Corrupt(f"{self.url}/v1/completions did not answer with JSON ({error}).") from error
-        if not isinstance(said, dict):
-            raise Corrupt(f"{self.url}/v1/completions did not answer with a JSON object.")
-        return cast("dict[str, Any]", said)
-
     def card(self) -> Card:
         """What the teacher says of itself. Raises Corrupt where what answers is not a teacher of this protocol."""
         body = self._get("/v1/card", MAX_CARD_BYTES)
@@ -118,9 +99,13 @@ class TeacherClient:
 
     def post_score(self, frame: bytes, *, timeout: float | None = None) -> bytes:
         """A request's frame for an answer's. `timeout`: seconds to wait for it."""
-        headers = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
+        return self.post("/v1/score", frame, timeout=timeout)
+
+    def post(self, path: str, content: bytes, *, kind: str = CONTENT_TYPE, timeout: float | None = None) -> bytes:
+        """A body of this content type for an answer's. `timeout`: seconds to wait for it."""
+        headers = {"Content-Type": kind, "Accept": kind}
         limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
-        with self._stream("POST", "/v1/score", content=frame, headers=headers, timeout=limit) as answer:
+        with self._stream("POST", path, content=content, headers=headers, timeout=limit) as answer:
             return _read(answer, MAX_ANSWER_BYTES)
 
     def head(self) -> Head:

@@ -20,6 +20,7 @@ from typing import Self
 import httpx
 
 from preceptor.adapters import Endpoint
+from preceptor.chatting import ask_for_text
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable
 from preceptor.fingerprint import fingerprint_of
@@ -30,10 +31,12 @@ from preceptor.persist import persist
 from preceptor.publishing import Publisher
 from preceptor.replica import Replica
 from preceptor.replicas import Changes, Means, Replicas
+from preceptor.same import check_stands_in
 from preceptor.score_cache import ScoreCache
 from preceptor.scored import ask_for_scores
 from preceptor.tally import Tally
 from preceptor.weights import Weights, body_of
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import OnFailure, ReplicaAddress, TeacherEndpoint, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
@@ -96,7 +99,7 @@ class TeacherPool:
         self._roles: dict[str, _Role] = {}
         for role, teacher in teachers.items():
             tally, other = Tally(), fallbacks.get(role)
-            _check_stands_in(role, teacher, other)
+            check_stands_in(role, teacher, other)
             replicas = Replicas(teacher, opener(teacher), tally, means)
             self._roles[role] = _Role(
                 replicas=replicas,
@@ -134,6 +137,12 @@ class TeacherPool:
                 role_.tally.count(dropped=len(request.completions))
                 raise
             return self._fall_back(role, role_, request, error)
+
+    def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure = "wait") -> Reply:
+        """The next message of a conversation. Where nobody answers, `on_failure` decides as for scores; what is done
+        without is counted by whoever wanted it. Raises TeacherRefused where the teacher writes no text."""
+        role_ = self._of(role)
+        return ask_for_text(role_.replicas, role_.fallback, request, on_failure, patience=self._wait)
 
     def head(self, role: str, hash: str | None = None) -> Head:
         """The output projection of this hash (None: that the latest scores belong to), kept on disk.
@@ -270,17 +279,4 @@ def _check_not_left_behind(role: _Role, replicas: Replicas, sent: int | None, sc
             "started anew, or somebody else moves it.",
             teacher=replicas.name,
             remedy="Resume the run: it sends its weights again.",
-        )
-
-
-def _check_stands_in(role: str, teacher: TeacherEndpoint, fallback: TeacherEndpoint | None) -> None:
-    if fallback is None:
-        return
-    ours, its = teacher.card.tokenizer, fallback.card.tokenizer
-    if (ours.fingerprint, ours.vocab_size) != (its.fingerprint, its.vocab_size):
-        raise Invalid(
-            f"fallbacks.{role}: teacher '{fallback.name}' has another tokenizer than '{teacher.name}', whose tokens it "
-            "would be asked about.",
-            field=f"fallbacks.{role}",
-            remedy="Name a fallback with the same tokenizer.",
         )

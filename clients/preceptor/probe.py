@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from preceptor.adapters import Endpoint, Stock, TextTeacher, claims, open_teacher
 from preceptor.adapters.stock import StockClient
+from preceptor.chatting import chat
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import BadScores, Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
 from preceptor.judge import judge
 from preceptor.stated import check_tokenizer, check_written, gap, logits_of, temperature_of
+from preceptor.wire.chat import ChatMessage, ChatRequest
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Outcome, Probe, ProbeCheck, Support, TeacherKind, Values
 
@@ -32,6 +34,7 @@ TIMEOUT = 60.0
 LENGTH = 24
 MAX_HEAD = 64 << 20
 """Entries of the largest head that a probe fetches."""
+GREETING = ChatRequest(messages=(ChatMessage(role="user", content="Say hello."),), max_tokens=64)
 MAX_WHOLE = 300_000
 """Largest vocabulary that a probe adds up."""
 
@@ -133,10 +136,10 @@ class _Look:
         return scores
 
     def _text(self) -> Finding:
-        if not isinstance(self.teacher, TextTeacher):
+        if not (isinstance(self.teacher, TextTeacher) and self.card.generates):
             return Outcome.UNVERIFIED, "It offers no support, and writes no text that could be asked for."
         began = time.perf_counter()
-        said = self.teacher.chat([{"role": "user", "content": "Say hello."}], max_tokens=8)
+        said = chat(self.teacher, GREETING, self.card.model).text
         self.latency_ms = 1000 * (time.perf_counter() - began)
         return Outcome.PASSED, f"It writes: {said[:60]!r}. It gives no scores: a text teacher."
 

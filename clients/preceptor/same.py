@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from preceptor.errors import TeacherRefused
+from preceptor.errors import Invalid, TeacherRefused
 from preceptor.wire.runs import TeacherEndpoint
 from preceptor.wire.teachers import Card
 
@@ -36,4 +36,19 @@ def check_same(endpoint: TeacherEndpoint, card: Card, url: str) -> None:
             f"against {known.weights_hash}.",
             teacher=name,
             remedy=REMEDY,
+        )
+
+
+def check_stands_in(role: str, teacher: TeacherEndpoint, fallback: TeacherEndpoint | None) -> None:
+    """Raises Invalid where a role's fallback reads other tokens than its teacher, whose tokens it would be asked
+    about."""
+    if fallback is None:
+        return
+    ours, its = teacher.card.tokenizer, fallback.card.tokenizer
+    if (ours.fingerprint, ours.vocab_size) != (its.fingerprint, its.vocab_size):
+        raise Invalid(
+            f"fallbacks.{role}: teacher '{fallback.name}' has another tokenizer than '{teacher.name}', whose tokens it "
+            "would be asked about.",
+            field=f"fallbacks.{role}",
+            remedy="Name a fallback with the same tokenizer.",
         )

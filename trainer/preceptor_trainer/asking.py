@@ -6,13 +6,14 @@ Shape letters: T tokens of a rollout, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from preceptor.align import Spans
 from preceptor.errors import BadScores
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
@@ -32,6 +33,10 @@ class Scorer(Protocol):
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         """With `drop`, TeacherUnavailable where nobody answers."""
+        ...
+
+    def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure = "wait") -> Reply:
+        """The next message of a conversation. With `drop`, TeacherUnavailable where nobody answers."""
         ...
 
     def head(self, role: str, hash: str | None = None) -> WireHead: ...
@@ -85,6 +90,8 @@ class Heard:
     """What was asked; `row` counts from the part's first."""
     answers: Mapping[tuple[str, int, int], Answer]
     """By context, fan and row."""
+    texts: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
+    """What came of the texts that contexts wanted, by role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 
 from preceptor.errors import Invalid
+from preceptor.ledgers import added
 from preceptor.wire.runs import Evaluation, Run, RunResult, Sample, StepReport
 from preceptor.wire.teachers import OWN_BASE
 from preceptor_trainer.asking import Scorer
@@ -201,7 +202,7 @@ class Loop:
 
     def _score(self, part: Part) -> Part:
         heard = self._opinions.hear(part.rows, part.step)
-        return replace(part, heard=heard, teachers=self._scorer.take_ledger())
+        return replace(part, heard=heard, teachers=added([self._scorer.take_ledger(), heard.texts]))
 
     def _step(self, step: int, taken: Taken, began: float) -> tuple[StepReport, list[Sample], list[Trip]]:
         """Compose and learn; the self-teacher follows."""

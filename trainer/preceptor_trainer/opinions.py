@@ -24,11 +24,13 @@ from preceptor.wire.teachers import Stamp, Support
 from preceptor_trainer.asking import Answer, Asked, Heard, MissingScore, Scorer, Wish
 from preceptor_trainer.batch import Row
 from preceptor_trainer.laying import slots_of
+from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
-from preceptor_trainer.recipe import Context, Recipe
+from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.scoring import score
 from preceptor_trainer.support import Wanted, choose_support
+from preceptor_trainer.texts import Case, Texts, View, wording
 from preceptor_trainer.views import ContextView, Rollout
 from preceptor_trainer.writer import stream
 
@@ -44,6 +46,7 @@ class Opinions:
         seed: int,
         dtype: torch.dtype,
         alignment: Alignment = "ids",
+        leaks: LeakCheck | None = None,
     ) -> None:
         self._recipe = recipe
         self._model = model
@@ -51,6 +54,8 @@ class Opinions:
         self._seed = seed
         self._dtype = dtype
         self._alignment = alignment
+        self._leaks = leaks or LeakCheck(recipe)
+        self._texts = Texts(scorer, seed)
         self._heads: dict[str, tuple[str, Head]] = {}
         self._readers: dict[str, Reader] = {}
 
@@ -61,12 +66,14 @@ class Opinions:
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
         """The same for a part of a batch: whole groups, since a context may show a rollout's siblings."""
-        wishes = [
-            wish
+        cases = [
+            Case(name=name, context=context, row=index, view=self._view(name, rows, index, step))
             for name, context in self._recipe.contexts.items()
-            for index in range(len(rows))
-            for wish in self._wishes(name, context, rows, index, step)
+            for index, row in enumerate(rows)
+            if row.completion_ids
         ]
+        texts = self._texts.gather(cases, step)
+        wishes = [wish for case in cases if not case.silent for wish in self._wishes(case, rows[case.row])]
         alike: defaultdict[tuple[str, Wanted, OnFailure], list[Wish]] = defaultdict(list)
         for wish in wishes:
             alike[wish.role, self._wanted(wish), self._recipe.contexts[wish.context].on_failure].append(wish)
@@ -77,7 +84,7 @@ class Opinions:
             except TeacherUnavailable:
                 if on_failure != "drop":
                     raise
-        return Heard(rows=rows, wishes=wishes, answers=answers)
+        return Heard(rows=rows, wishes=wishes, answers=answers, texts=texts)
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
         """The parts of a batch as one; its rows are theirs, in their order."""
@@ -125,31 +132,27 @@ class Opinions:
                     self._readers[role] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
         return self._readers[role]
 
-    def _wishes(self, name: str, context: Context, rows: Sequence[Row], index: int, step: int) -> list[Wish]:
+    def _view(self, name: str, rows: Sequence[Row], index: int, step: int) -> View:
+        """What a context looks at, with the same random numbers whenever it does."""
         row = rows[index]
-        if not row.completion_ids:
-            return []
-        view = ContextView(
-            task=row.task,
-            rollout=_as_seen(row),
-            group=tuple(_as_seen(other) for other in rows if other.task.id == row.task.id),
-            step=step,
-            rng=Random(stream(self._seed, "context", step, name, row.task.id, row.index)),
+        group = tuple(_as_seen(other) for other in rows if other.task.id == row.task.id)
+        seed = stream(self._seed, "context", step, name, row.task.id, row.index)
+        return lambda replies: ContextView(
+            task=row.task, rollout=_as_seen(row), group=group, step=step, rng=Random(seed), replies=replies
         )
-        if asks := context.asks(view):
-            raise ValueError(
-                f"contexts.{name}: wants text from teacher '{asks[0].teacher}', and this run has no text teachers"
-            )
+
+    def _wishes(self, case: Case, row: Row) -> list[Wish]:
+        teacher, seen = case.context.teacher, case.seen()
         return [
             Wish(
-                context=name,
+                context=case.name,
                 fan=fan,
-                row=index,
-                role=prompt.teacher or context.teacher,
+                row=case.row,
+                role=prompt.teacher or teacher,
                 prompt=prompt,
-                ids=tuple(self._reader(prompt.teacher or context.teacher).prompt_ids(prompt.messages)),
+                ids=tuple(self._reader(prompt.teacher or teacher).prompt_ids(prompt.messages)),
             )
-            for fan, prompt in enumerate(context.prompts(view))
+            for fan, prompt in enumerate(self._leaks.kept(case.name, seen, case.context.prompts(seen)))
         ]
 
     def _wanted(self, wish: Wish) -> Wanted:
@@ -226,7 +229,9 @@ class Opinions:
                 ids_TK=None if scores.ids_TK is None else scores.ids_TK[begin:end],
                 logprobs_TK=None if scores.logprobs_TK is None else scores.logprobs_TK[begin:end],
                 tail_T=None if scores.tail_T is None else scores.tail_T[begin:end],
-                stamp=scores.stamp.model_copy(update={"context_hashes": (context,)}),
+                stamp=scores.stamp.model_copy(
+                    update={"context_hashes": (context,), "wording": wording(self._recipe.contexts[wish.context])}
+                ),
             )
         return answers
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import transformers
 
+from preceptor.errors import Invalid
 from preceptor.fingerprint import tokenizer_file
 from preceptor.frames import hash_of, head_buffers
 from preceptor.tensors import Tensor
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores, context_hash
@@ -68,6 +70,14 @@ class WithOwnBase:
 
     def head(self, role: str, hash: str | None = None) -> WireHead:
         return self._head if role in self._roles else self._others.head(role, hash)
+
+    def chat(self, role: str, request: ChatRequest, **settings: Any) -> Reply:
+        """Raises Invalid for a role of its own: submit refuses it, since the card says that nothing is generated."""
+        if role in self._roles:
+            raise Invalid(
+                f"teachers.{role}: the student's own base scores, and writes no text.", field=f"teachers.{role}"
+            )
+        return self._others.chat(role, request, **settings)
 
     def score(self, role: str, request: ScoreRequest, **settings: Any) -> Scores:
         if role not in self._roles:

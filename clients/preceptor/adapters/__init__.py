@@ -6,11 +6,11 @@ Importing this file imports no adapter: each is imported when a teacher of its k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import httpx
 
@@ -77,10 +77,12 @@ class Endpoint(Protocol):
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """Whoever writes text when asked."""
+    """Whoever writes text when asked, in OpenAI's shapes."""
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 1.0) -> str:
-        """The assistant's next message."""
+    def complete(
+        self, wish: Mapping[str, Any], path: str, *, timeout: float | None = None, count: Count | None = None
+    ) -> Any:
+        """Post a wish to one of OpenAI's paths; the answer as it is."""
         ...
 
 

@@ -6,12 +6,10 @@ ids: it offers no support, and a run that needs one is refused at submit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from preceptor.adapters.answers import Answer, Asked, object_of, rows_of
+from preceptor.adapters.answers import Answer, Asked
 from preceptor.adapters.stock import UNSTATED, StockClient
 from preceptor.endpoint import Count
-from preceptor.errors import Corrupt, Invalid
+from preceptor.errors import Invalid
 from preceptor.wire.teachers import Card, Limits, TokenizerCard, Values
 
 LONGEST = 1 << 20
@@ -25,7 +23,7 @@ class OpenAIClient(StockClient):
 
     def healthz(self) -> bool:
         """True; raises where the server does not answer. There is no health endpoint that all of them have."""
-        self._get(self._path("/models"))
+        self._get(self._place("/v1/models"))
         return True
 
     def card(self) -> Card:
@@ -48,34 +46,8 @@ class OpenAIClient(StockClient):
         )
         return self._found
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 1.0) -> str:
-        """The assistant's next message."""
-        model = (self._found or self.card()).model
-        body = {
-            "model": model,
-            "messages": [dict(message) for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-        }
-        try:
-            answer = self._post(self._path("/chat/completions"), body)
-        except Invalid as error:
-            if "max_completion_tokens" not in error.problem.detail:
-                raise
-            body["max_completion_tokens"] = body.pop("max_tokens")  # the newer name, which some models insist on
-            answer = self._post(self._path("/chat/completions"), body)
-        choices = rows_of(answer, "choices")
-        message = object_of(choices[0].get("message") if choices else None, "choices[0].message")
-        content = message.get("content")
-        if not isinstance(content, str):
-            raise Corrupt("choices[0].message.content: is no text.")
-        return content
-
-    def _models_path(self) -> str:
-        return self._path("/models")
-
-    def _path(self, path: str) -> str:
-        return path if self.url.endswith("/v1") else f"/v1{path}"
+    def _place(self, path: str) -> str:
+        return path.removeprefix("/v1") if self.url.endswith("/v1") else path
 
     def _sequence(self, sequence: Asked, timeout: float | None, count: Count | None) -> Answer:
         raise Invalid("support: a text teacher scores nothing.", field="support")

@@ -142,6 +142,12 @@ class StockClient(ABC):
         """Raises NotFound: a stock server gives no output projection."""
         self._no_head()
 
+    def complete(
+        self, wish: Mapping[str, Any], path: str, *, timeout: float | None = None, count: Count | None = None
+    ) -> Any:
+        """Post a wish to one of OpenAI's paths; the answer as it is."""
+        return self._post(self._place(path), dict(wish), timeout, count)
+
     def tokens_of(self, text: str) -> list[int] | None:
         """The server's ids of a text, nothing added; None: it cannot be asked."""
         return None
@@ -214,7 +220,7 @@ class StockClient(ABC):
 
     def _model(self) -> dict[str, Any]:
         """The server's entry for our model. Raises Invalid where there are several and none was named."""
-        listed = rows_of(self._get(self._models_path()), "data")
+        listed = rows_of(self._get(self._place("/v1/models")), "data")
         entries = [entry for entry in listed if isinstance(entry.get("id"), str)]
         wanted = self.stock.model
         found = [entry for entry in entries if entry["id"] == wanted] if wanted else bases_of(entries)
@@ -227,8 +233,9 @@ class StockClient(ABC):
             f"model: {self.url} serves {len(found)} models ({names}).", field="model", remedy="Name one with --model."
         )
 
-    def _models_path(self) -> str:
-        return "/v1/models"
+    def _place(self, path: str) -> str:
+        """Where one of OpenAI's paths is, below our URL."""
+        return path
 
     def _tokenizer(self) -> TokenizerCard:
         tokenizer = self.stock.tokenizer

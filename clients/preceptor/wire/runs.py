@@ -162,7 +162,7 @@ class TeacherLedger(Wire):
     """What went to one teacher and came back, in one step."""
 
     requests: Count = 0
-    """Score requests over HTTP, retries included."""
+    """Requests over HTTP, for scores and for texts, retries included."""
     sequences: Count = 0
     """Completions scored."""
     tokens: Count = 0
@@ -191,12 +191,18 @@ class TeacherLedger(Wire):
     """Requests that the role's fallback teacher answered."""
     dropped: Count = 0
     """(rollout, prompt) pairs that nobody answered for: they were learned from without this opinion."""
+    texts: Count = 0
+    """Texts that it wrote for contexts (critiques, rubrics, arguments); equal wishes of a step are asked once."""
+    unwritten: Count = 0
+    """Texts that nobody wrote: there is no opinion on what they were wanted for."""
+    unreadable: Count = 0
+    """Texts without the form that was asked for, or cut off, counted for every rollout: there is no opinion on it."""
     cache_hits: Count = 0
     """Completions whose scores came from the score cache."""
     waited_seconds: float = 0.0
     """Seconds in which there was nobody to ask: pauses before an attempt."""
     endpoints: dict[str, int] = Field(default_factory=dict[str, int])
-    """Score requests, by the URL they went to."""
+    """Requests, by the URL they went to."""
     weights_versions: list[int] = Field(default_factory=list[int])
     """Weights versions that answered."""
 

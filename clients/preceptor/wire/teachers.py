@@ -134,6 +134,8 @@ class Stamp(Wire):
     values: Values
     context_hashes: tuple[Hash, ...]
     """One per context of the request, in order: the hash of its ids as little-endian int32."""
+    wording: str | None = None
+    """Set by whoever asked: the kind of context, and a hash of the templates it was written with."""
     queued_seconds: float
     computed_seconds: float
     prefix_hits: int = 0

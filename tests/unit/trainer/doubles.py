@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from preceptor.fingerprint import tokenizer_file
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Evaluation, OnFailure, Run, Sample, StepReport, TeacherLedger, Training
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
@@ -31,8 +32,10 @@ from preceptor_trainer.views import Message, Task
 class LocalScorer:
     """Every role answered by models of this process, through the engine that the teacher service uses."""
 
-    def __init__(self, models: dict[str, Model]) -> None:
+    def __init__(self, models: dict[str, Model], writes: Callable[[str, ChatRequest], Reply] | None = None) -> None:
+        """`writes`: what a role writes when it is asked for text."""
         self._models = models
+        self._writes = writes
         self.asked: list[tuple[str, ScoreRequest]] = []
         self.hash = HEAD
         """Of the head, as scores name it."""
@@ -40,6 +43,10 @@ class LocalScorer:
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         self.asked.append((role, request))
         return Scores.stamped(score(self._models[role], request), self._stamp(role, request))
+
+    def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure = "wait") -> Reply:
+        assert self._writes is not None, "nobody writes here"
+        return self._writes(role, request)
 
     def card(self, role: str) -> Card:
         model = self._models[role]

@@ -21,7 +21,7 @@ from preceptor_trainer.model import Model, load_model, prompt_ids
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.recipe import Context, Recipe
 from preceptor_trainer.sampler import LocalSampler
-from preceptor_trainer.views import Ask, ContextView, Message, Prompt, Verdict
+from preceptor_trainer.views import ContextView, Message, Prompt, Verdict
 from preceptor_trainer.writer import Writer
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, ToyData
@@ -120,22 +120,6 @@ def _head(scorer: LocalScorer, role: str) -> WireHead:
     """The head of weights that moved on after the score."""
     head = LocalScorer.head(scorer, role)
     return replace(head, hash="sha256:" + "f" * 64) if role == "other" else head
-
-
-class _Asking(Context, kind="test_asking"):
-    """Wants a critique first."""
-
-    def asks(self, view: ContextView) -> Sequence[Ask]:
-        return (Ask(key="critique", teacher="critic", messages=view.task.messages),)
-
-    def prompts(self, view: ContextView) -> Sequence[Prompt]:
-        return ()
-
-
-def test_a_context_that_wants_text_is_told_that_there_are_no_text_teachers(model: Model) -> None:
-    recipe = opsd({"kind": "test_asking"}, samples=1)
-    with pytest.raises(ValueError, match=r"contexts.reference: wants text from teacher 'critic'"):
-        Opinions(recipe, model, LocalScorer({"self": model}), 0, torch.float32).ask(rows_of(model, recipe), 1)
 
 
 def test_sampled_support_asks_for_no_hidden_states(model: Model) -> None:

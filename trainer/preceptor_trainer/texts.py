@@ -1,0 +1,153 @@
+"""Texts that contexts want before their prompts can be written: asked for side by side, read strictly, counted.
+
+A context says what it wants (`Context.asks`), gets what was kept of the replies (`Context.read`), and is asked again
+until it wants nothing more. What nobody writes, and what has not the form that was asked for, is counted by role; the
+context has no opinion on that rollout then, never one around an empty text. Equal wishes of one step are asked once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from preceptor.errors import TeacherUnavailable
+from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
+from preceptor.wire.runs import OnFailure, TeacherLedger
+from preceptor_trainer.asking import Scorer
+from preceptor_trainer.recipe import Context
+from preceptor_trainer.views import Ask, ContextView
+from preceptor_trainer.writer import stream
+
+SIDE_BY_SIDE = 16
+"""Texts that are asked for at once."""
+ROUNDS = 32
+"""How often a context may want more."""
+
+View = Callable[[Mapping[str, str]], ContextView]
+"""What a context looks at, given the replies: anew for every call, so that what it draws is the same."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Case:
+    """A context on one rollout, and what it was told so far."""
+
+    name: str
+    """The context's, in the recipe."""
+    context: Context
+    row: int
+    """The rollout's place in its part."""
+    view: View
+    replies: dict[str, str] = field(default_factory=dict[str, str])
+    silent: bool = False
+    """Some text is not to be had: no opinion."""
+
+    def seen(self) -> ContextView:
+        return self.view(self.replies)
+
+
+_Key = tuple[str, ChatRequest, OnFailure]
+
+
+class Texts:
+    """Asks a run's text teachers."""
+
+    def __init__(self, scorer: Scorer, seed: int) -> None:
+        self._scorer = scorer
+        self._seed = seed
+        self._said: dict[int, dict[_Key, Reply | None]] = {}
+
+    def gather(self, cases: Sequence[Case], step: int) -> dict[str, TeacherLedger]:
+        """Get every case its replies, or mark it silent; returns what is to be counted, by role.
+
+        Raises the scorer's errors; TeacherUnavailable only where the context does not say `drop`.
+        """
+        counts = {"texts": Counter[str](), "unwritten": Counter[str](), "unreadable": Counter[str]()}
+        self._said = {known: said for known, said in self._said.items() if known >= step}
+        said = self._said.setdefault(step, {})
+        wanting = [case for case in cases if case.context.writers]
+        for _ in range(ROUNDS):
+            asked = [(case, ask) for case in wanting for ask in self._asks(case)]
+            if not asked:
+                return _ledgers(counts)
+            keys = {(id(case), ask.key): self._key(case, ask, step) for case, ask in asked}
+            fresh = [key for key in dict.fromkeys(keys.values()) if key not in said]
+            for key, reply in zip(fresh, self._ask_all(fresh), strict=True):
+                said[key] = reply
+                counts["unwritten" if reply is None else "texts"][key[0]] += 1
+            for case, ask in asked:
+                reply = said[keys[id(case), ask.key]]
+                if reply is None or not _kept(case, ask, reply):
+                    case.silent = True
+                    counts["unreadable"][ask.teacher] += reply is not None
+            wanting = list({id(case): case for case, _ in asked if not case.silent}.values())
+        raise ValueError(f"contexts.{wanting[0].name}: still wants text after {ROUNDS} rounds")
+
+    def _asks(self, case: Case) -> Sequence[Ask]:
+        asks = case.context.asks(case.seen())
+        for ask in asks:
+            if ask.key in case.replies:
+                raise ValueError(f"contexts.{case.name}: asks for '{ask.key}' again, which it was given")
+            if ask.teacher not in case.context.writers:
+                known = ", ".join(case.context.writers) or "none"
+                raise ValueError(
+                    f"contexts.{case.name}: wants text from role '{ask.teacher}', and says that its writers are {known}"
+                )
+        return asks
+
+    def _key(self, case: Case, ask: Ask, step: int) -> _Key:
+        seen = case.seen()
+        seed = None
+        if ask.temperature > 0:
+            seed = stream(self._seed, "text", step, case.name, seen.task.id, seen.rollout.index, ask.key) >> 1
+        request = ChatRequest(
+            messages=tuple(ChatMessage(**message) for message in ask.messages),
+            max_tokens=ask.max_tokens,
+            temperature=ask.temperature,
+            seed=seed,
+        )
+        return ask.teacher, request, case.context.on_failure
+
+    def _ask_all(self, keys: Sequence[_Key]) -> list[Reply | None]:
+        if not keys:
+            return []
+        with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(keys)), thread_name_prefix="text") as threads:
+            futures = [threads.submit(self._ask, *key) for key in keys]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _ask(self, role: str, request: ChatRequest, on_failure: OnFailure) -> Reply | None:
+        try:
+            return self._scorer.chat(role, request, on_failure=on_failure)
+        except TeacherUnavailable:
+            if on_failure != "drop":
+                raise
+            return None
+
+
+def wording(context: Context) -> str | None:
+    """Which words a context puts around what it shows and asks: its kind and a hash of its templates; None: it has
+    none. Recorded with every score."""
+    held = {name: getattr(context, name) for name in type(context).model_fields if name.endswith("template")}
+    return f"{context.kind}@{sha256(repr(sorted(held.items())).encode()).hexdigest()[:12]}" if held else None
+
+
+def _kept(case: Case, ask: Ask, reply: Reply) -> bool:
+    """Whether there is something to keep of a reply; if so it is among the case's."""
+    if not reply.finished:
+        return False
+    try:
+        case.replies[ask.key] = case.context.read(case.seen(), ask.key, reply.text)
+    except ValueError:
+        return False
+    return True
+
+
+def _ledgers(counts: Mapping[str, Counter[str]]) -> dict[str, TeacherLedger]:
+    roles = sorted({role for counter in counts.values() for role in counter})
+    return {role: TeacherLedger.model_validate({what: found[role] for what, found in counts.items()}) for role in roles}
