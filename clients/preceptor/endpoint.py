@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from preceptor.completing import Completing, Count
 from preceptor.connection import error_of
-from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable
+from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable, error_for
 from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
 from preceptor.head_delta import apply_delta
 from preceptor.tensors import CONTENT_TYPE
@@ -27,6 +27,7 @@ from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile, body_hash
 from preceptor.wire.weights import WeightsKind, WeightsLoaded
+from preceptor.wire.write import BrokenOff, WriteRequest, Written
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """Seconds: a long score on a busy CPU takes minutes, a connection does not."""
@@ -180,6 +181,34 @@ class TeacherClient(Completing):
             except ValidationError as error:
                 raise Corrupt(f"{self.url}/v1/weights answered something else: {error.errors()[0]['msg']}.") from error
 
+    def write(
+        self, request: WriteRequest, *, timeout: float | None = None, count: Count | None = None
+    ) -> Iterator[Written]:
+        """`POST /v1/write`: every completion as soon as it is finished, each checked against what was asked.
+
+        `timeout`: seconds to wait for the next one. Raises Invalid or NotFound where the teacher writes none, Conflict
+        where it has other weights than those that are to write, and Corrupt where a completion is missing, comes twice
+        or cannot be right.
+        """
+        content = request.model_dump_json(exclude_none=True).encode()
+        limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
+        if count is not None:
+            count(bytes_sent=len(content))
+        came = set[int]()
+        headers = {"Content-Type": "application/json"}
+        with self._stream("POST", "/v1/write", content=content, headers=headers, timeout=limit) as answer:
+            for line in answer.iter_lines():
+                if count is not None:
+                    count(bytes_received=len(line) + 1)
+                written = _written(line, self.url)
+                why = f"completion {written.job} came twice" if written.job in came else written.why_not(request)
+                if why is not None:
+                    raise Corrupt(f"{self.url}/v1/write: {why}.")
+                came.add(written.job)
+                yield written
+        if len(came) < len(request.jobs):
+            raise Corrupt(f"{self.url}/v1/write: wrote {len(came)} of {len(request.jobs)} completions.")
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -227,6 +256,18 @@ class TeacherClient(Completing):
                 f"No answer from the teacher at {self.url} ({why}).",
                 remedy="Check that it runs and that the URL is its.",
             ) from error
+
+
+def _written(line: str, url: str) -> Written:
+    """One line of an answer. Raises the error that it may be instead."""
+    try:
+        if line.startswith('{"error"'):
+            raise error_for(BrokenOff.model_validate_json(line).error)
+        return Written.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "a line"
+        raise Corrupt(f"{url}/v1/write: {where}: {first['msg']}.") from error
 
 
 def _etag(answer: httpx.Response) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,8 @@ from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile
 from preceptor.wire.weights import WeightsKind
+from preceptor.wire.write import WriteRequest, Written
+from preceptor.writing import ask_for_rollouts
 
 DEADLINE = 600.0
 """Seconds in which one call must succeed, retries included."""
@@ -174,6 +176,17 @@ class TeacherPool:
         From then on an answer of a version below is refused.
         """
         return self._of(role).publisher.publish(body_of(weights, kind, scale), base)
+
+    def write(
+        self, role: str, request: WriteRequest, *, check: Callable[[], object] = lambda: None
+    ) -> Iterator[Written]:
+        """Rollouts, each as soon as it is written, over all of the role's endpoints. `check` is called now and then;
+        what it raises ends the work.
+
+        Raises VersionsDisagree where no endpoint has the weights that are to write, BadScores where a completion is
+        missing or cannot be right, and TeacherRefused where the teacher writes none.
+        """
+        return ask_for_rollouts(self._of(role).replicas, request, patience=self._wait, check=check)
 
     def tokenizer(self, role: str) -> TokenizerFile:
         """The teacher's tokenizer. Raises TeacherRefused where it serves none, or not the one that its card names."""

@@ -10,7 +10,7 @@ Shape letters: B rows at work, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from preceptor_trainer.draws import Completion, Job, draw, uniforms
-from preceptor_trainer.model import Model, eos_ids, head_of
+from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.packing import as_taken
 from preceptor_trainer.seats import Prompts, Read, Slots, token_bytes
 
@@ -53,14 +53,21 @@ class Desk:
     """For models whose layers look at everything before (`packable`)."""
 
     def __init__(
-        self, model: Model, work: Sequence[tuple[int, Job]], temperature: float, max_rows: int, cache_bytes: int
+        self,
+        model: Model,
+        work: Sequence[tuple[int, Job]],
+        temperature: float,
+        max_rows: int,
+        cache_bytes: int,
+        ends: Collection[int],
     ) -> None:
-        """`work`: jobs and their numbers, those of one prompt next to each other, long prompts first.
+        """`work`: jobs and their numbers, those of one prompt next to each other, long prompts first. `ends`: ids that
+        end a completion.
 
         At most `max_rows` rows are at work, fewer where their keys and values would take more than `cache_bytes`.
         """
         self._module, self._device = model.module, model.device
-        self._ends = eos_ids(model)
+        self._ends = ends
         self._temperature = temperature
         self._queue = deque(work)
         self._rows: list[Row] = []
@@ -71,16 +78,16 @@ class Desk:
         self._most = max(1, min(max_rows, len(work), cache_bytes // (capacity * token_bytes(first))))
         self._slots = Slots(first, self._most, capacity)
 
-    def write(self, check: Callable[[], None]) -> Iterator[tuple[int, Completion]]:
-        """Everything in the queue, each completion with its job's number when it is finished."""
+    def steps(self) -> Iterator[Sequence[tuple[int, Completion]]]:
+        """Everything in the queue, token by token: after each, the completions that are finished, with their jobs'
+        numbers."""
         while self._queue or self._rows:
-            check()
-            yield from _finished(self._admit())
+            finished = _finished(self._admit())
             self._close_ranks()
+            yield finished
             if self._rows:
-                check()
                 self._advance()
-                yield from _finished(self._rows)
+                yield _finished(self._rows)
 
     def _admit(self) -> list[Row]:
         """Slots that are free go to the queue; the new rows, with their first tokens."""
@@ -129,5 +136,5 @@ class Desk:
             row.ended = token in self._ends
 
 
-def _finished(rows: Sequence[Row]) -> Iterator[tuple[int, Completion]]:
-    return ((row.number, row.completion()) for row in rows if row.done)
+def _finished(rows: Sequence[Row]) -> list[tuple[int, Completion]]:
+    return [(row.number, row.completion()) for row in rows if row.done]

@@ -5,6 +5,7 @@ Shape letters: T tokens of a chunk, V vocabulary, K support.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from preceptor_trainer.views import BlockView, Opinion
 
 TOP = 8
 """How many of the likeliest tokens of student and teacher are compared."""
+BEYOND = math.log(2.0)
+"""A gap in nats from which on a token counts as beyond: it is half or twice as likely to the learner."""
 GROUP = 64
 """Neighbours of which only the largest is looked at first when the likeliest tokens are sought."""
 
@@ -73,12 +76,24 @@ def diagnose(block: BlockView, sums: Sums) -> None:
     own_TV = student.distribution()
     sums.tokens += len(own_TV)
     sums.add("student_entropy", _entropy(own_TV))
-    # 0 where the sampler and the learner compute the same numbers from the same weights.
-    sums.add("sampler_gap", (student.logprob_T - written.logprob_T).abs(), written.present_T)
+    _mismatch(student.logprob_T - written.logprob_T, written.present_T, sums)
     first = [(name, opinions[0]) for name, opinions in block.contexts.items() if opinions]
     own_TK = top_ids(own_TV, TOP) if any(each.logprobs_TK is not None for _, each in first) else None
     for name, opinion in first:
         _compare(name, student, opinion, own_TK, sums)
+
+
+def _mismatch(gap_T: Tensor, sampled_T: Tensor, sums: Sums) -> None:
+    """How far the learner is from whoever wrote the tokens: 0 where both compute the same numbers from the same
+    weights."""
+    sums.add("sampler_gap", gap_T.abs(), sampled_T)
+    gap_T = gap_T.clamp(max=20.0)
+    # k3 (Schulman, 2020): in expectation over what the sampler wrote, KL(sampler || learner); never negative.
+    sums.add("sampler_kl", gap_T.expm1() - gap_T, sampled_T)
+    sums.add("sampler_beyond", (gap_T.abs() > BEYOND).to(gap_T.dtype), sampled_T)
+    if len(gap_T):
+        most = float(torch.where(sampled_T != 0, gap_T.abs(), torch.zeros_like(gap_T)).amax())
+        sums.most["sampler_gap/largest"] = max(sums.most.get("sampler_gap/largest", most), most)
 
 
 def _compare(name: str, student: Opinion, opinion: Opinion, own_TK: Tensor | None, sums: Sums) -> None:

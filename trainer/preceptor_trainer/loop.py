@@ -32,15 +32,16 @@ from preceptor_trainer.guards import Trip, survives
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.ledgers import ledger_of, share_of
-from preceptor_trainer.model import Model
+from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.own_base import WithOwnBase
 from preceptor_trainer.pipeline import Part, Pipeline, Taken
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.sampler import LocalSampler
+from preceptor_trainer.samplers import Remote, open_sampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
-from preceptor_trainer.snapshot import Snapshot, own_tokenizer
+from preceptor_trainer.snapshot import own_tokenizer
 from preceptor_trainer.student import Student, open_learning, open_student
 from preceptor_trainer.telling import describe, samples_of
 from preceptor_trainer.views import Task
@@ -95,14 +96,15 @@ def train(
     resume: Path | None = None,
     publisher: Publisher | None = None,
     ranks: Ranks | None = None,
+    sampler: Remote | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
     `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
-    self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result. Raises what
-    a stage raises: the last checkpoint is intact then.
+    self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result; `sampler`
+    writes for a run that names one. Raises what a stage raises: the last checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks())
+    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler)
     return loop.go()
 
 
@@ -120,6 +122,7 @@ class Loop:
         resume: Path | None,
         publisher: Publisher | None,
         ranks: Ranks,
+        sampler: Remote | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
         self._run, self._ranks = run, ranks
@@ -131,11 +134,11 @@ class Loop:
         self._model = opened.model
         learning = open_learning(opened.model, student, run.training, recipe.constraint, resume, ranks)
         self._scorer = scorer = _with_own_base(scorer, run, opened)
-        self._learner = Learner(recipe, self._model, run.training, learning)
-        self._ahead = _ahead(opened.model, student, run, resume)
-        writing = own_tokenizer(self._model if self._ahead is None else self._ahead.model)
+        self._learner = Learner(as_written(recipe, run), self._model, run.training, learning)
+        self._sampling = open_sampler(opened.model, student, run, resume, sampler, ranks)
+        writing = own_tokenizer(self._sampling.model)
         asking, seed = own_tokenizer(writing), run.training.seed
-        self._writer = Writer(recipe.rollout, writing, LocalSampler(writing), seed)
+        self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed)
         self._opinions = Opinions(recipe, asking, scorer, seed, self._learner.dtype, run.alignment)
         self._evaluator = Evaluator(
             self._model,
@@ -193,8 +196,7 @@ class Loop:
         )
 
     def _write(self, tasks: Sequence[Task], step: int, check: Callable[[], None]) -> Iterator[Part]:
-        version = step - 1 if self._ahead is None else self._ahead.refresh(self._learner)
-        return self._writer.parts(tasks, step, version, check)
+        return self._writer.parts(tasks, step, self._sampling.refresh(self._learner, step), check)
 
     def _verify(self, part: Part) -> Part:
         rows = [replace(row, verdict=self._verifier(row.task, row.text)) for row in part.rows]
@@ -288,11 +290,3 @@ def _with_own_base(scorer: Scorer, run: Run, student: Student) -> Scorer:
         )
     dtype = "bfloat16" if run.training.precision == "bf16" else "float32"
     return WithOwnBase(scorer, roles, student.base, run.student, dtype, run.training.microbatch_tokens)
-
-
-def _ahead(model: Model, student: Path, run: Run, resume: Path | None) -> Snapshot | None:
-    """Whoever writes ahead while the student learns does so from a copy of its weights."""
-    if run.training.max_lag == 0:
-        return None
-    plain = run.training.model_copy(update={"gradient_checkpointing": False})
-    return Snapshot(model, open_student(student, plain, resume).model)

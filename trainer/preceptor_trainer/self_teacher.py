@@ -26,7 +26,7 @@ ROLE = "self"
 class Publisher(Protocol):
     """Sends weights to a role's teacher, at every endpoint it has."""
 
-    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
+    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> object:
         """Returns once they are live. Raises the SDK's errors."""
         ...
 
@@ -39,7 +39,7 @@ class SelfTeacher:
         lora = run.training.lora
         self._kind = WeightsKind.FULL if lora is None else WeightsKind.LORA
         self._scale = None if lora is None else lora.alpha / lora.rank
-        self._weights = {name: _held(each) for name, each in self._student().items()}
+        self._weights = {name: held(each) for name, each in self._student().items()}
         self._start = {name: each.clone() for name, each in self._weights.items()} if update.anchor else {}
 
     def publish(self) -> None:
@@ -53,7 +53,7 @@ class SelfTeacher:
             return
         anchor = self._update.anchor
         for name, each in self._student().items():
-            goal = _held(each)
+            goal = held(each)
             if anchor:
                 goal.lerp_(self._start[name], anchor)
             # At 0 a copy to the last bit.
@@ -74,10 +74,7 @@ class SelfTeacher:
         self._start = {name: state[f"start/{name}"].clone() for name in self._start}
 
     def _student(self) -> dict[str, Tensor]:
-        if self._kind is WeightsKind.LORA:
-            return adapter_state(self._model)
-        # A tied weight has two names and is one: the first stands for it.
-        return {name: each.detach() for name, each in self._model.module.named_parameters()}
+        return trained(self._model, self._kind)
 
 
 def open_self_teacher(recipe: Recipe, model: Model, run: Run, publisher: Publisher | None) -> SelfTeacher | None:
@@ -93,5 +90,14 @@ def open_self_teacher(recipe: Recipe, model: Model, run: Run, publisher: Publish
     return SelfTeacher(recipe.teacher, model, run, publisher)
 
 
-def _held(weight: Tensor) -> Tensor:
+def trained(model: Model, kind: WeightsKind) -> dict[str, Tensor]:
+    """What a run moves of its student, by the names it is sent under, sharing the model's memory."""
+    if kind is WeightsKind.LORA:
+        return adapter_state(model)
+    # A tied weight has two names and is one: the first stands for it.
+    return {name: each.detach() for name, each in model.module.named_parameters()}
+
+
+def held(weight: Tensor) -> Tensor:
+    """A copy that travels: float32, on the CPU."""
     return weight.detach().to(device="cpu", dtype=torch.float32, copy=True)

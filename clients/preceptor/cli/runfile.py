@@ -51,6 +51,8 @@ class RunFile(Wire):
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Changes to the training settings."""
+    sampler: str | None = None
+    """Which registered teacher writes the rollouts, by weights that the run sends it; see docs/sampling.md."""
     alignment: Alignment = "ids"
     """`bytes`: teachers may have another tokenizer than the student; see docs/alignment.md."""
 
@@ -106,6 +108,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
         data=data,
         training=file.training,
         alignment=file.alignment,
+        sampler=file.sampler,
     )
 
 

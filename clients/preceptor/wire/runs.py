@@ -60,6 +60,8 @@ class RunCreate(Wire):
     """Changes to the training settings: `{"steps": 100}`."""
     alignment: Alignment = "ids"
     """Whether teachers may have another tokenizer than the student (`bytes`), or not (`ids`)."""
+    sampler: str | None = None
+    """Which registered teacher writes the rollouts, by weights that the run sends it; None: the worker itself."""
 
 
 OnFailure = Literal["wait", "fallback", "drop"]
@@ -126,6 +128,8 @@ class Run(Wire):
     """Where the tasks come from."""
     training: Training
     """The resolved training settings."""
+    sampler: str | None = None
+    """Which registered teacher writes the rollouts; None: the worker itself."""
     alignment: Alignment = "ids"
     """Whether teachers may have another tokenizer than the student."""
     state: RunState

@@ -110,6 +110,8 @@ class Card(Wire):
     """There where the support `full` is."""
     generates: bool = False
     """Whether the completion endpoints are served."""
+    writes: bool = False
+    """Whether `POST /v1/write` is: rollouts by token ids, with their log-probabilities."""
     values: Values = Values.RAW
     """The convention of every log-probability this teacher gives."""
 
@@ -165,6 +167,10 @@ KeyEnv = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", example
 
 OWN_BASE = "base"
 """What a run calls a LoRA student's own weights, without the adapters, as a teacher. No other may have the name."""
+
+
+SAMPLER = "sampler"
+"""What a run calls the role of whoever writes its rollouts by weights that it sends. No recipe's may be called so."""
 
 
 class TeacherCreate(Wire):

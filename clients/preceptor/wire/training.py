@@ -106,6 +106,26 @@ class Guards(Wire):
     """Rollbacks after which the run fails instead."""
 
 
+class Mismatch(Wire):
+    """What is made of tokens that whoever wrote them found more or less likely than the learner does."""
+
+    correction: Literal["truncate", "band", "off"] = "truncate"
+    """By the ratio of the learner's probability of the token to the writer's. `truncate`: the token counts `min(ratio,
+    high)` times (truncated importance sampling). `band`: `ratio` times between `low` and `high`, and not at all beyond.
+    `off`: it is measured, and nothing is corrected."""
+    low: float = Field(default=0.5, gt=0, le=1)
+    """Smallest ratio that counts; of the band alone."""
+    high: float = Field(default=2.0, ge=1, le=1e6)
+    """Largest ratio that counts, or largest weight."""
+
+    @field_validator("low")
+    @classmethod
+    def _is_read(cls, low: float, info: ValidationInfo) -> float:
+        if info.data.get("correction") != "band":
+            raise ValueError('nothing is cut off below; set correction to "band", or leave it out')
+        return low
+
+
 class Training(Wire):
     """The settings of the optimizer and of the loop around it. Defaults < the recipe's own < the user's."""
 
@@ -141,6 +161,9 @@ class Training(Wire):
     max_lag: int = Field(default=0, ge=0, le=64)
     """Weights versions by which rollouts may be older than the weights that learn from them. 0: strictly on-policy, and
     the same numbers every time; 1 or more: the student writes ahead, from a copy of its weights, while it learns."""
+    mismatch: Mismatch | None = None
+    """How the gap between who writes the rollouts and who learns from them is corrected; None: truncated at 2 where a
+    sampler writes them, and not at all where the worker does."""
     checkpoint_every: int = Field(default=10, ge=1, le=1_000_000)
     """Steps between checkpoints."""
     evaluate_every: int = Field(default=10, ge=1, le=1_000_000)

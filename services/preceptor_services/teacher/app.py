@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from preceptor.errors import Overloaded, PreceptorError
 from preceptor.tensors import CONTENT_TYPE
 from preceptor_services import problems
-from preceptor_services.teacher import completions, scores, weights
+from preceptor_services.teacher import completions, scores, weights, writes
 from preceptor_services.teacher.backends import Backend
 from preceptor_services.teacher.service import Service
 from preceptor_services.teacher.settings import TeacherSettings
@@ -44,6 +44,7 @@ def create_teacher_app(backend: Backend, settings: TeacherSettings) -> FastAPI:
     app.include_router(scores.router)
     app.include_router(completions.router)
     app.include_router(weights.router)
+    app.include_router(writes.router)
     problems.install(app, "The teacher", openai=completions.PATHS)
 
     @app.get("/healthz", response_class=PlainTextResponse, tags=["health"])

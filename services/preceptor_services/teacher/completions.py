@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from preceptor_services.teacher.openai import ChatWish, CompletionWish, Usage
 from preceptor_services.teacher.scores import Teacher, caller_of
 from preceptor_services.teacher.service import Service
 from preceptor_services.teacher.shapes import ChatShape, CompletionShape, Shape
+from preceptor_services.teacher.streams import started
 from preceptor_services.teacher.writer import Piece, write
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ async def _answer(
 
     if wish.stream:
         usage = wish.stream_options is not None and wish.stream_options.include_usage
-        events = _start(teacher, job, pieces)
+        events = started(teacher, job, pieces)
         stream = _stream(job, events, shape, read, usage)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -127,29 +127,9 @@ async def _answer(
     return JSONResponse(shape.whole(choices, _usage(read, [piece for _, piece in done.result])))
 
 
-Events = asyncio.Queue[tuple[int, Piece] | BaseException | None]
-
-
-def _start(teacher: Service, job: Job, pieces: Callable[[], Iterator[tuple[int, Piece]]]) -> Events:
-    """Queue the writing; what it makes arrives in what is returned, None last. Raises Overloaded at once."""
-    loop = asyncio.get_running_loop()
-    events: Events = asyncio.Queue()
-
-    def put(event: tuple[int, Piece] | BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop has closed: nobody reads any more
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-    def work() -> Generator[None, None, None]:
-        for each in pieces():
-            put(each)
-            yield  # others may have a turn
-
-    future = teacher.scheduler.submit(job, Steps(work))
-    future.add_done_callback(lambda done: put(None if done.cancelled() else done.exception()))
-    return events
-
-
-async def _stream(job: Job, events: Events, shape: Shape, read: int, usage: bool) -> AsyncIterator[str]:
+async def _stream(
+    job: Job, events: asyncio.Queue[tuple[int, Piece] | BaseException | None], shape: Shape, read: int, usage: bool
+) -> AsyncIterator[str]:
     """Server-sent events, one a piece. Closing the stream ends the writing at its next token."""
     sent: list[Piece] = []
     try:

@@ -102,7 +102,7 @@ def _read(body: bytes, content: str, teacher: Service) -> ScoreRequest:
         check_fits(wanted, teacher.card)
     except TooLarge as error:
         raise _status(413, error) from None
-    teacher.check_version(wanted)
+    teacher.check_version(wanted.weights_version)
     return wanted
 
 

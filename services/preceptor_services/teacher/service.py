@@ -15,7 +15,7 @@ from starlette.requests import Request
 from preceptor.errors import Conflict, Invalid
 from preceptor.wire.score import Numbers, ScoreRequest, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Values
-from preceptor_services.teacher.backends import About, Backend
+from preceptor_services.teacher.backends import About, Backend, Writes
 from preceptor_services.teacher.head import Heads
 from preceptor_services.teacher.jobs import Done, Job, Passes, Whole, Work
 from preceptor_services.teacher.loader import Loader
@@ -118,15 +118,16 @@ class Service:
             supports=about.supports,
             head=about.head and about.head.model_copy(update={"frozen": settings.teacher_frozen_head}),
             generates=self.backend.text is not None,
+            writes=isinstance(self.backend, Writes),
             values=Values.RAW,
         )
 
-    def check_version(self, request: ScoreRequest) -> About:
-        """What will answer it. Raises Conflict where the version that it asks for is not the live one."""
+    def check_version(self, wanted: int | None) -> About:
+        """What will answer. Raises Conflict where the version that is asked for is not the live one."""
         about = self.backend.about
-        if request.weights_version not in (None, about.weights_version):
+        if wanted not in (None, about.weights_version):
             raise Conflict(
-                f"weights_version: {request.weights_version} is gone; this teacher is at {about.weights_version}.",
+                f"weights_version: {wanted} is gone; this teacher is at {about.weights_version}.",
                 field="weights_version",
                 remedy="Ask for the live version, or leave it out.",
             )
@@ -137,13 +138,13 @@ class Service:
 
         Raises Conflict, in its turn, where the version that it asks for went while it waited.
         """
-        backend = self.backend
+        backend, wanted = self.backend, request.weights_version
         if not isinstance(backend, Merging):
             # The version first: a backend's is the live one only while it scores.
-            return Whole(lambda: Scored(about=self.check_version(request), numbers=backend.score(request, job.check)))
+            return Whole(lambda: Scored(about=self.check_version(wanted), numbers=backend.score(request, job.check)))
 
         def begin() -> Begun:
-            about = self.check_version(request)
+            about = self.check_version(wanted)
             return Begun(backend.begin(request), about)
 
         def finish(begun: Begun) -> Scored:

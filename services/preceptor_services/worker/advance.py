@@ -24,6 +24,7 @@ from preceptor_services.worker.failures import problem_of
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
+from preceptor_services.worker.sampler import PoolSampler
 from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import open_data
 from preceptor_trainer.loop import Ended, Signal, train
@@ -119,7 +120,9 @@ def _train(grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, b
         reporter.following(pool.update),
         Tracked(reporter, trackers, grant.recorded_step) as told,
     ):
-        return train(run, student, open_data(run.data, rows), pool, told, work, resume, WeightsPublisher(pool, student))
+        publisher = WeightsPublisher(pool, student)
+        sampler = None if run.sampler is None else PoolSampler(pool, publisher)
+        return train(run, student, open_data(run.data, rows), pool, told, work, resume, publisher, sampler=sampler)
 
 
 def _pool(grant: LeaseGrant, lease: Lease, bench: Bench) -> TeacherPool:

@@ -21,9 +21,11 @@ class WeightsPublisher:
         """`student`: the folder of the model that the run began with, which a LoRA student's adapters are for."""
         self._pool, self._student = pool, student
 
-    def publish(self, role: str, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> None:
-        """Returns once they are live at every endpoint in reach. Raises what `TeacherPool.publish` raises."""
+    def publish(self, role: str, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> int:
+        """Returns their version once they are live at every endpoint in reach. Raises what `TeacherPool.publish`
+        raises."""
         base = self._student if kind is WeightsKind.LORA else None
         arrays = {name: each.numpy() for name, each in weights.items()}
         version = self._pool.publish(role, arrays, kind, scale, base=base)
         _log.info("role %s: weights version %d is live", role, version)
+        return version

@@ -35,6 +35,10 @@ class SampledReverseKL(Term, kind="sampled_reverse_kl"):
     """Multiply with the ratio of the current student to the sampler. It is 1 where a batch is used once, by its
     writer."""
 
+    @property
+    def corrects(self) -> bool:
+        return self.importance
+
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
         logprob_T = block.student.logprob_T
         advantage_T = target.logprob_T - logprob_T.detach()
@@ -76,6 +80,10 @@ class PolicyGradient(Term, kind="policy_gradient"):
     """How far below 1 the ratio may fall where the token is pushed down."""
     high: float = Field(default=0.2, gt=0)
     """How far above 1 it may rise where the token is pulled up."""
+
+    @property
+    def corrects(self) -> bool:
+        return True
 
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
         ratio_T = self._ratio(block)

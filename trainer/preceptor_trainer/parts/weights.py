@@ -30,6 +30,7 @@ class ImportanceTruncate(Weight, kind="importance_truncate"):
     SDPO's correction (arXiv:2601.20802, at most 2); also that between two engines which run the same weights.
     """
 
+    corrects: ClassVar[bool] = True
     most: float = Field(default=2.0, ge=1)
     """Largest weight."""
 
@@ -41,6 +42,7 @@ class ImportanceBand(Weight, kind="importance_band"):
     """rho where low <= rho <= high, else 0: MOPD's mask against tokens that sampler and learner see too differently
     (MiMo-V2-Flash, section 4.4). A token that it closes stays in the denominator, as there."""
 
+    corrects: ClassVar[bool] = True
     low: float = Field(default=0.5, gt=0, le=1)
     """Smallest ratio that counts."""
     high: float = Field(default=2.0, ge=1)

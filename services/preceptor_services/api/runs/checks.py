@@ -22,6 +22,7 @@ from preceptor.wire.training import (
     Guards,
     LengthGuard,
     LoRA,
+    Mismatch,
     RepetitionGuard,
     TailGuard,
     Training,
@@ -29,6 +30,7 @@ from preceptor.wire.training import (
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
 from preceptor_services.api.runs.recipe_checks import recipe_of
+from preceptor_services.api.runs.sampler_checks import check_sampler
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
 from preceptor_services.api.runs.training_checks import check_training
 from preceptor_services.problems import invalid
@@ -36,6 +38,7 @@ from preceptor_trainer.recipe import Recipe
 
 _EVERY_SETTING = Training(
     lora=LoRA(),
+    mismatch=Mismatch(),
     early_stop=EarlyStop(),
     guards=Guards(
         repetition=RepetitionGuard(), length=LengthGuard(), entropy=EntropyGuard(), tail=TailGuard(), nonfinite="warn"
@@ -60,6 +63,7 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     cards = cards_of(session, recipe, wish)
     longest = check_data(session, recipe, wish.data, training, student)
     check_suit(session, cards, recipe, student, longest, wish.alignment)
+    check_sampler(session, wish, recipe, training, student, longest)
     check_training(session, wish, recipe, training, student, cards)
     return Accepted(recipe=recipe, training=training)
 

@@ -8,21 +8,24 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from preceptor.wire.teachers import OWN_BASE
+from preceptor.wire.teachers import OWN_BASE, SAMPLER
 from preceptor_services.db import models
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Roles:
     """Teacher names by role."""
 
     teachers: dict[str, str] = field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = field(default_factory=dict[str, str])
+    sampler: str | None = None
+    """Who writes the rollouts; None: the worker."""
 
     @property
     def registered(self) -> dict[str, str]:
-        """The teachers that are registered: all but a student's own base."""
-        return {role: name for role, name in self.teachers.items() if name != OWN_BASE}
+        """Who is registered: all teachers but a student's own base, and the sampler."""
+        found = {role: name for role, name in self.teachers.items() if name != OWN_BASE}
+        return found if self.sampler is None else {**found, SAMPLER: self.sampler}
 
 
 def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
@@ -31,6 +34,9 @@ def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
     found: dict[str, Roles] = {}
     for each in session.scalars(select(table).where(table.run_id.in_(run_ids)).order_by(table.role)):
         roles = found.setdefault(each.run_id, Roles())
+        if each.role == SAMPLER:
+            roles.sampler = each.teacher
+            continue
         roles.teachers[each.role] = each.teacher
         if each.fallback is not None:
             roles.fallbacks[each.role] = each.fallback
@@ -39,7 +45,8 @@ def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
 
 def rows(run_id: str, roles: Roles) -> list[models.RunTeacher]:
     """What is kept of a run's roles."""
+    asked = roles.teachers if roles.sampler is None else {**roles.teachers, SAMPLER: roles.sampler}
     return [
         models.RunTeacher(run_id=run_id, role=role, teacher=name, fallback=roles.fallbacks.get(role))
-        for role, name in sorted(roles.teachers.items())
+        for role, name in sorted(asked.items())
     ]

@@ -20,7 +20,7 @@ from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.roles import Roles, roles_of, rows
-from preceptor_services.api.runs.training_checks import MOVED, check_alone, moves
+from preceptor_services.api.runs.training_checks import check_alone, moved
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -45,6 +45,7 @@ def shown(run: models.Run, roles: Roles) -> wire.Run:
         student=run.student,
         teachers=roles.teachers,
         fallbacks=roles.fallbacks,
+        sampler=roles.sampler,
         data=run.data,
         training=run.training,
         alignment=run.alignment,
@@ -104,7 +105,8 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
                     remedy="Use a new key for a new run.",
                 )
             return _shown(session, held)
-    for name in sorted({*wish.teachers.values(), *wish.fallbacks.values()}):
+    asked = Roles(wish.teachers, wish.fallbacks, wish.sampler)
+    for name in sorted({*asked.registered.values(), *asked.fallbacks.values()}):
         _one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
     accepted = check(session, wish)
     run_id = new_id("run")
@@ -133,7 +135,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
     )
     session.add(run)
     session.flush()
-    session.add_all(rows(run_id, Roles(wish.teachers, wish.fallbacks)))
+    session.add_all(rows(run_id, asked))
     history.moved(session, run, None, State.QUEUED, "submitted", at)
     enqueue(plane, unit, run)
     return _shown(session, run)
@@ -212,7 +214,7 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
                 remedy=f"Let it have runs again (`preceptor teachers drain {name} --undo`), or start a new run.",
             )
     names = {*roles.registered.values(), *roles.fallbacks.values()}
-    check_alone(session, moves(run.resolved["teacher"]["kind"]), names, roles.teachers.get(MOVED), but=run.id)
+    check_alone(session, names, moved(run.resolved["teacher"]["kind"], roles.teachers, roles.sampler), but=run.id)
 
 
 def _shown(session: Session, run: models.Run) -> wire.Run:

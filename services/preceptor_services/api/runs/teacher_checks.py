@@ -15,6 +15,7 @@ from preceptor.wire.teachers import OWN_BASE, Card, Support, TeacherState, Value
 from preceptor_services.api.runs.nearest import askers, nearest
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import teacher_state
+from preceptor_services.db import models
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.support import NoSupport, check_serves, choose_support
 
@@ -129,6 +130,13 @@ def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
 
 
 def _card(session: Session, field: str, name: str) -> Card:
+    card = registered(session, field, name).card
+    assert card is not None, "it is ready"
+    return card
+
+
+def registered(session: Session, field: str, name: str) -> models.Teacher:
+    """A teacher that takes new runs. Raises Invalid, naming the field."""
     teacher = teachers.find(session, name)
     if teacher is None:
         known = [each.name for each in teachers.every(session)]
@@ -142,7 +150,7 @@ def _card(session: Session, field: str, name: str) -> Card:
             field=field,
             remedy=f"See why with GET /v1/teachers/{name}, and probe it again.",
         )
-    return teacher.card
+    return teacher
 
 
 def _suits(each: Named, recipe: Recipe, student: ModelFacts, longest: int, alignment: Alignment) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict, Invalid
 from preceptor.wire.artifacts import ModelFacts
 from preceptor.wire.runs import RunCreate, RunState, Training
-from preceptor.wire.teachers import OWN_BASE, Support
+from preceptor.wire.teachers import OWN_BASE, SAMPLER, Support
 from preceptor_services.api.runs.teacher_checks import Named
 from preceptor_services.db import models
 from preceptor_trainer.recipe import Recipe
@@ -28,8 +28,10 @@ def check_training(
     _check_guards(recipe, training, student, named)
     _check_moves(wish, recipe, {each.role: each for each in named if each.field.startswith("teachers.")})
     fields = {each.name: each.field for each in named}
+    if wish.sampler is not None:
+        fields[wish.sampler] = SAMPLER
     try:
-        check_alone(session, moves(recipe.teacher.kind), fields, wish.teachers.get(MOVED))
+        check_alone(session, fields, moved(recipe.teacher.kind, wish.teachers, wish.sampler))
     except Conflict as error:
         field = fields[error.problem.field or ""]
         raise Invalid(f"{field}: {error.problem.detail}", field=field, remedy=error.problem.remedy) from error
@@ -40,11 +42,16 @@ def moves(kind: str) -> bool:
     return kind != "frozen"
 
 
-def check_alone(
-    session: Session, moving: bool, names: Collection[str], moved: str | None, but: str | None = None
-) -> None:
+def moved(kind: str, teachers: Mapping[str, str], sampler: str | None) -> frozenset[str]:
+    """Names of the teachers that a run sends new weights; `kind` is how its self-teacher is updated."""
+    found = {teachers[MOVED]} if moves(kind) and MOVED in teachers else set[str]()
+    return frozenset(found if sampler is None else found | {sampler})
+
+
+def check_alone(session: Session, names: Collection[str], ours: Collection[str], but: str | None = None) -> None:
     """Raises Conflict, whose field is the teacher's name, where two unended runs would use a teacher that one of them
-    moves. `but`: a run that does not count, since it is the one that asks."""
+    moves. `names`: all that this run asks; `ours`: those that it moves. `but`: a run that does not count, since it is
+    the one that asks."""
     runs, asked = models.Run, models.RunTeacher
     ended = [state.value for state in RunState if state.ended]
     query = (
@@ -55,10 +62,11 @@ def check_alone(
     for run_id, resolved, role, teacher, fallback in session.execute(query):
         if run_id == but:
             continue
-        theirs = role == MOVED and teacher in names and moves(resolved["teacher"]["kind"])
-        ours = moving and moved in (teacher, fallback)
-        if theirs or ours:
-            name = teacher if theirs else moved
+        moves_it = role == SAMPLER or (role == MOVED and moves(resolved["teacher"]["kind"]))
+        theirs = moves_it and teacher in names
+        mine = {teacher, fallback}.intersection(ours)
+        if theirs or mine:
+            name = teacher if theirs else min(mine)
             raise Conflict(
                 f"Teacher {name} is used by run {run_id}, and {'that' if theirs else 'this'} run sends it new weights.",
                 field=name,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from preceptor.tensorfiles import Source
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support, TokenizerCard
+from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.openai import ChatMessage
 
 
@@ -155,4 +156,19 @@ class Backend(Protocol):
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """Numbers for every scored position. `between` is called now and then; what it raises ends the work."""
+        ...
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What a backend offers besides `score`, to write rollouts."""
+
+    @property
+    def untempered(self) -> bool:
+        """Whether it states untempered log-probabilities at every temperature."""
+        ...
+
+    def write(self, wanted: WriteRequest, between: Callable[[], object]) -> Iterator[Sequence[Written]]:
+        """Every completion, those that were finished together; nothing, where it is somebody else's turn. `between` is
+        called now and then; what it raises ends the work."""
         ...

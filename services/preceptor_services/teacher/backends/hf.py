@@ -21,12 +21,14 @@ from preceptor.tensors import Tensor
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import HeadCard, Support
 from preceptor.wire.tokenizers import body_hash
+from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends import About, Draw, Layout, NamedFile, NewWeights, Token
 from preceptor_services.teacher.backends.compiling import compiled
 from preceptor_services.teacher.backends.hf_weights import layout_of, made_ready, named
 from preceptor_services.teacher.openai import ChatMessage
 from preceptor_trainer import scoring
 from preceptor_trainer.model import Model, eos_ids, head_of, load_model, prompt_ids
+from preceptor_trainer.sampler import Job, LocalSampler
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 8_192
 """In one forward pass: what a CPU's caches hold the work of (2,048 was about a tenth faster than 8,192, measured with
@@ -35,6 +37,8 @@ models of 0.2 M and 58 M parameters), and what keeps a GPU busy."""
 
 class HfBackend:
     """A model folder, served."""
+
+    untempered = False
 
     def __init__(
         self,
@@ -139,6 +143,25 @@ class HfBackend:
             between()
             self.advance([part])
         return part.numbers()
+
+    def write(self, wanted: WriteRequest, between: Callable[[], object]) -> Iterator[Sequence[Written]]:
+        """By the trainer's own sampler, a token of every row a turn: the same jobs give the same bits in both."""
+        jobs = [
+            Job(prompt_ids=wanted.prompts[job.prompt], seed=job.seed, max_tokens=job.max_tokens) for job in wanted.jobs
+        ]
+        version = self.about.weights_version
+        for finished in LocalSampler(self._model, ends=wanted.ends).steps(jobs, wanted.temperature):
+            between()
+            yield [
+                Written(
+                    job=number,
+                    token_ids=written.token_ids,
+                    logprobs=written.logprobs,
+                    finished=written.finished,
+                    weights_version=version,
+                )
+                for number, written in finished
+            ]
 
 
 def tokenizer_file_of(folder: Path) -> NamedFile:
