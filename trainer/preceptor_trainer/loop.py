@@ -30,6 +30,7 @@ from preceptor_trainer.data import Data
 from preceptor_trainer.evaluate import Evaluator, gain_interval
 from preceptor_trainer.guards import Trip, survives
 from preceptor_trainer.keeping import Keeper
+from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.ledgers import ledger_of, share_of
 from preceptor_trainer.mismatch import as_written
@@ -138,8 +139,9 @@ class Loop:
         self._sampling = open_sampler(opened.model, student, run, resume, sampler, ranks)
         writing = own_tokenizer(self._sampling.model)
         asking, seed = own_tokenizer(writing), run.training.seed
-        self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed)
-        self._opinions = Opinions(recipe, asking, scorer, seed, self._learner.dtype, run.alignment)
+        self._leaks = leaks = LeakCheck(recipe, run.training.leak_check)
+        self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
+        self._opinions = Opinions(recipe, asking, scorer, seed, self._learner.dtype, run.alignment, leaks)
         self._evaluator = Evaluator(
             self._model,
             LocalSampler(self._model),
@@ -216,7 +218,7 @@ class Loop:
         taken.times.seconds["learn"] += monotonic() - learning
         shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions))
         written = [row for share in shares for row in share.rows]
-        metrics |= describe(written, monotonic() - began)
+        metrics |= describe(written, monotonic() - began) | self._leaks.metrics(step)
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)
         if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):

@@ -19,24 +19,16 @@ installed. A recipe's name is its module's name. Shape letters: T tokens, K supp
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.teachers import SAMPLER, Support
 from preceptor_trainer.overrides import Reduces, merged
+from preceptor_trainer.part import Part as Part
 from preceptor_trainer.support import Sparse, largest
 from preceptor_trainer.views import (
     Ask,
@@ -61,48 +53,9 @@ GROUP, REWARD = "group", "reward"
 """What a part may read that is no context: other rollouts of the task, and the verifier's word."""
 READABLE = frozenset({"student", "behaviour", GROUP, REWARD})
 RESERVED = READABLE | {"base"}
-
-
-class Part(BaseModel, ABC):
-    """A named, serialisable piece of a recipe.
-
-    A class declared without `kind=` is a role and opens its own namespace of kinds; one declared with it is a part.
-    On the wire a part is its fields plus `kind`, and a role's field accepts any of its kinds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    kind: ClassVar[str]
-    kinds: ClassVar[dict[str, type[Part]]] = {}
-
-    def __init_subclass__(cls, *, kind: str | None = None, **kw: Any) -> None:
-        super().__init_subclass__(**kw)
-        if kind is not None:
-            if kind in cls.kinds:
-                raise TypeError(f"{cls.__name__}: kind '{kind}' is taken by {cls.kinds[kind].__name__}")
-            cls.kind, cls.kinds[kind] = kind, cls
-        elif Part in cls.__bases__:
-            cls.kinds = {}
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _by_kind(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(value, Mapping):
-            return handler(value)
-        fields: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
-        own = getattr(cls, "kind", None)
-        kind = fields.pop("kind", own)
-        if own is not None and kind == own:
-            return handler(fields)
-        part = cls.kinds.get(kind) if isinstance(kind, str) else None
-        if part is None or not issubclass(part, cls):
-            known = ", ".join(sorted(name for name, each in cls.kinds.items() if issubclass(each, cls)))
-            what = f"a {cls.__name__} must say its kind" if kind is None else f"unknown {cls.__name__} kind {kind!r}"
-            raise ValueError(f"{what}: expected one of {known}")
-        return part.model_validate(fields)
-
-    @model_serializer(mode="wrap")
-    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"kind": self.kind, **handler(self)}
+NAMES_A_CONTEXT = "names a context"
+ContextName = Annotated[str, Field(min_length=1), NAMES_A_CONTEXT]
+"""The setting of a weight that names a context of the recipe."""
 
 
 class Schedule(Part):
@@ -214,11 +167,20 @@ class Weight(Part):
     corrects: ClassVar[bool] = False
     """True: it is the ratio of the student to whoever wrote the token, which is then not multiplied with once more."""
 
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """What besides the opinion that is weighed it looks at: names of contexts; `group`, the task's other rollouts;
+    `reward`, the verifier's word. A recipe or run that lacks it is refused."""
+
     @property
-    def reads(self) -> frozenset[str]:
-        """What besides the opinion that is weighed it looks at: names of contexts; `group`, the task's other rollouts;
-        `reward`, the verifier's word. A recipe or run that lacks it is refused."""
-        return frozenset()
+    def reading(self) -> frozenset[str]:
+        """`reads`, the contexts that its settings name (a field of type ContextName), and what the weights that it is
+        made of read."""
+        found = set(self.reads)
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            found |= {value} if NAMES_A_CONTEXT in field.metadata else set[str]()
+            found |= value.reading if isinstance(value, Weight) else set[str]()
+        return frozenset(found)
 
     @abstractmethod
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
@@ -427,7 +389,7 @@ class Recipe(BaseModel):
                     known = ", ".join(sorted(self.contexts)) or "none"
                     raise ValueError(f"target: '{name}' is not a context of this recipe; it has {known}")
         for part in self.weighing:
-            if unknown := sorted(part.reads - self.contexts.keys() - READABLE):
+            if unknown := sorted(part.reading - self.contexts.keys() - READABLE):
                 known = ", ".join(sorted(self.contexts)) or "none"
                 raise ValueError(
                     f"weight '{part.kind}': '{unknown[0]}' is not a context of this recipe; it has {known}"
@@ -463,7 +425,7 @@ class Recipe(BaseModel):
 
     def readers(self, what: str) -> tuple[str, ...]:
         """Which parts read `group` or `reward`: "weight 'frontier'", "context 'peer'"."""
-        weights = [f"weight '{part.kind}'" for part in self.weighing if what in part.reads]
+        weights = [f"weight '{part.kind}'" for part in self.weighing if what in part.reading]
         contexts = [f"context '{name}'" for name, context in self.contexts.items() if what in context.reads]
         return tuple(dict.fromkeys(weights + contexts))
 

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from random import Random
 
 from preceptor_trainer.batch import Row
+from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.model import Model, eos_ids, prompt_ids
 from preceptor_trainer.pipeline import Part
 from preceptor_trainer.recipe import RolloutPolicy
@@ -42,11 +43,14 @@ class _Draft:
 class Writer:
     """Turns tasks into rows."""
 
-    def __init__(self, policy: RolloutPolicy, model: Model, sampler: Sampler, seed: int) -> None:
+    def __init__(
+        self, policy: RolloutPolicy, model: Model, sampler: Sampler, seed: int, leaks: LeakCheck | None = None
+    ) -> None:
         self._policy = policy
         self._model = model
         self._sampler = sampler
         self._seed = seed
+        self._leaks = leaks
 
     def write(self, tasks: Sequence[Task], step: int) -> list[Row]:
         """`samples` rows a task, in the tasks' order. Raises CannotWrite, naming what is missing."""
@@ -107,6 +111,8 @@ class Writer:
             raise CannotWrite(
                 f"rollout: teacher '{plan.source}' cannot write rollouts here; only the student and the data can"
             )
+        if self._leaks is not None:
+            self._leaks.loss_prompt(task, plan)
         if len(plan.turns) != 1:
             raise CannotWrite(
                 f"rollout: this plan has {len(plan.turns)} turns; this trainer writes single-turn rollouts"

@@ -190,6 +190,10 @@ class Training(Wire):
 
     @field_validator("schedule")
     @classmethod
+    leak_check: Literal["fail", "drop", "off"] = "fail"
+    """What happens where privileged text is in the student's loss prompt, or a gold answer in a context that does not
+    say that it reveals it. `fail`: the run does. `drop`: such a context has no opinion on the rollout, which is counted
+    (`leaks`); a loss prompt still fails. `off`: nobody looks."""
     def _has_room(cls, schedule: str, info: ValidationInfo) -> str:
         steps, warmup = info.data.get("steps"), info.data.get("warmup_steps")
         if schedule != "constant" and steps is not None and warmup is not None and warmup >= steps:

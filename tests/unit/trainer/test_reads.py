@@ -72,7 +72,7 @@ def test_a_weight_looks_at_what_it_says(recipe: Recipe, term: Term, part: Weight
     watched = Watched(batch.view(student))
     for opinion in opinions[recipe.objective.index(term)]:
         part(cast("TokenView", watched), opinion)
-    assert watched.seen - KNOWN == part.reads - KNOWN, f"{part.kind}: `reads` must name what it looks at"
+    assert watched.seen - KNOWN == part.reading - KNOWN, f"{part.kind}: `reads` must name what it looks at"
 
 
 def contexts() -> list[Any]:

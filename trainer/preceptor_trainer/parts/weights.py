@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
-from preceptor_trainer.recipe import GROUP, REWARD, Coefficient, Weight, at
+from preceptor_trainer.recipe import GROUP, REWARD, Coefficient, ContextName, Weight, at
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -56,12 +56,9 @@ class ImportanceBand(Weight, kind="importance_band"):
 class GroupAdvantage(Weight, kind="group_advantage"):
     """GRPO's advantage on every token of a rollout (arXiv:2402.03300): (r - mean) / (std + 1e-6) over its group."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({GROUP, REWARD})
     scale: bool = True
     """False: without the division (Dr. GRPO, arXiv:2503.20783)."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({GROUP, REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         same_BB = (view.group_B[:, None] == view.group_B[None, :]).to(view.reward_B.dtype)
@@ -76,14 +73,11 @@ class BatchAdvantage(Weight, kind="batch_advantage"):
     """The reward whitened over the whole batch, (r - mean) / (std + 1e-6): for one rollout a task (EGRSD,
     arXiv:2605.13255). A short success may earn more: r = reward * (1 + bonus * (1 - length / longest))."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({REWARD})
     bonus: float = Field(default=0.0, ge=0)
     """What a success of no length would earn on top, as a share of its reward."""
     longest: int = Field(default=1024, ge=1)
     """Length that earns no bonus; a longer one earns none either."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         spare_B = (1 - view.length_B.to(view.reward_B.dtype) / self.longest).clamp(min=0)
@@ -100,9 +94,9 @@ class AnchoredRatio(Weight, kind="anchored_ratio"):
     on a token; where that leaves it on both sides, the token keeps A.
     """
 
-    over: str = Field(min_length=1)
+    over: ContextName
     """The view above the line: a context's name, or `student`."""
-    under: str = Field(default="student", min_length=1)
+    under: ContextName = "student"
     """The view below it."""
     epsilon: float = Field(default=0.2, gt=0, le=1)
     """How far from 1 the ratio may be."""
@@ -122,10 +116,8 @@ class AnchoredRatio(Weight, kind="anchored_ratio"):
         raise ValueError(f"mix: {self.mix} is not a share; between 0 and 1 the weight keeps the advantage's sign")
 
     @property
-    def reads(self) -> frozenset[str]:
-        rewards = frozenset() if self.least_reward is None else frozenset({REWARD})
-        anchor = frozenset() if self.advantage is None else self.advantage.reads
-        return frozenset({self.over, self.under}) | anchor | rewards
+    def reading(self) -> frozenset[str]:
+        return super().reading | (frozenset() if self.least_reward is None else {REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         gap_T = self._view(view, self.over) - self._view(view, self.under)
@@ -173,16 +165,13 @@ class Frontier(Weight, kind="frontier"):
     """p^a (1 - p)^b, p a task's mean reward in this batch, its pass rate where rewards are 0 and 1: nothing is learned
     where all fail or all succeed (PACED, arXiv:2603.11178)."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({GROUP, REWARD})
     a: float = Field(default=1.0, ge=0)
     """How much failing counts against a task; 0: not."""
     b: float = Field(default=1.0, ge=0)
     """How much succeeding does; 0: not."""
     normalise: bool = True
     """Divide by the batch's mean, so that the scale of the loss stays."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({GROUP, REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         same_BB = (view.group_B[:, None] == view.group_B[None, :]).to(view.reward_B.dtype)
@@ -220,6 +209,7 @@ class EntropyGate(Weight, kind="entropy_gate"):
 class RewardGate(Weight, kind="reward_gate"):
     """Only rollouts whose reward is within bounds (successes, or failures)."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({REWARD})
     gate: ClassVar[bool] = True
     least: float | None = None
     """Smallest reward that counts; None: there is no such bound."""
@@ -231,10 +221,6 @@ class RewardGate(Weight, kind="reward_gate"):
         if self.least is None and self.most is None:
             raise ValueError("least, most: a gate needs a bound; leave the gate out otherwise")
         return self
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({REWARD})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         reward_B = view.reward_B

@@ -15,7 +15,7 @@ give them, else 128 ids. S_p is a copy after every step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,14 +35,11 @@ if TYPE_CHECKING:
 class Regime(Weight, kind="regime"):
     """`share` on the tokens of one regime, 0 on the others; they stay in the denominator."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"teacher", "informed"})
     regime: Literal["far_teacher", "far_student", "near_likely", "near_unlikely"]
     """Which."""
     share: float = Field(gt=0)
     """The regime's weight."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"teacher", "informed"})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         teacher, student = view["teacher"], view["informed"]

@@ -23,7 +23,7 @@ from preceptor_trainer.parts.divergences import ReverseKL
 from preceptor_trainer.parts.objectives import SampledReverseKL
 from preceptor_trainer.parts.rollouts import Guided
 from preceptor_trainer.parts.targets import Single
-from preceptor_trainer.recipe import Recipe, Reduces, Weight
+from preceptor_trainer.recipe import ContextName, Recipe, Reduces, Weight
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -34,16 +34,12 @@ class Evidence(Weight, kind="evidence"):
     """1 where what one context shows makes the token likelier than the other does."""
 
     gate: ClassVar[bool] = True
-    shown: str = "reference"
+    shown: ContextName = "reference"
     """The context with the text."""
-    hidden: str = "plain"
+    hidden: ContextName = "plain"
     """The same teacher without it."""
     tau: float = 0.0
     """Nats that the evidence has to be above."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.shown, self.hidden})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         shown, hidden = view[self.shown], view[self.hidden]

@@ -23,7 +23,7 @@ from preceptor_trainer.parts.divergences import ReverseKL
 from preceptor_trainer.parts.objectives import PolicyGradient
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Single
-from preceptor_trainer.recipe import Recipe, Reduces, Weight
+from preceptor_trainer.recipe import ContextName, Recipe, Reduces, Weight
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -33,16 +33,12 @@ if TYPE_CHECKING:
 class RewardToGo(Weight, kind="reward_to_go"):
     """What the teacher thinks of the token and of all that follows it in the rollout, against the student."""
 
-    context: str = Field(min_length=1)
+    context: ContextName
     """Whose opinion."""
     gamma: float = Field(default=1.0, ge=0, le=1)
     """What a token's share loses with every place that it is farther on; 0: the token alone."""
     mean: bool = True
     """Divide by the shares' sum, so that long answers weigh no more."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.context})
 
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         heard = view[self.context]

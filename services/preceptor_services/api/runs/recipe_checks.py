@@ -13,6 +13,7 @@ from preceptor.errors import Invalid
 from preceptor.wire.runs import RunCreate
 from preceptor_services.problems import invalid
 from preceptor_trainer import recipes
+from preceptor_trainer.leaks import Leak, LeakCheck
 from preceptor_trainer.overrides import BadOverride, merged
 from preceptor_trainer.recipe import GROUP, Part, Recipe
 
@@ -37,7 +38,16 @@ def recipe_of(wish: RunCreate) -> Recipe:
     except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Invalid(f"overrides: they do not fit recipe {wish.recipe}.", field="overrides") from error
     _check_group(recipe)
+    _check_leaks(recipe)
     return recipe
+
+
+def _check_leaks(recipe: Recipe) -> None:
+    try:
+        LeakCheck(recipe).probe()
+    except Leak as leak:
+        field = f"overrides.{leak.field}"
+        raise Invalid(f"overrides.{leak.problem.detail}", field=field, remedy=leak.problem.remedy) from leak
 
 
 def _check_group(recipe: Recipe) -> None:
