@@ -42,7 +42,7 @@ def check_same(endpoint: TeacherEndpoint, card: Card, url: str) -> None:
 def check_stands_in(role: str, teacher: TeacherEndpoint, fallback: TeacherEndpoint | None) -> None:
     """Raises Invalid where a role's fallback reads other tokens than its teacher, whose tokens it would be asked
     about."""
-    if fallback is None:
+    if fallback is None or not teacher.card.supports:  # who scores nothing is asked in words
         return
     ours, its = teacher.card.tokenizer, fallback.card.tokenizer
     if (ours.fingerprint, ours.vocab_size) != (its.fingerprint, its.vocab_size):

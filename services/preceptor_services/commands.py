@@ -106,14 +106,18 @@ def _teacher() -> None:
 
 @teacher.command("serve")
 def teacher_serve(
-    model: Annotated[str, typer.Option(help="A model folder, `hub:org/name@revision`, or a known name.")],
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, `hub:org/name@revision`, or a known name; none for scripted.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What its card says; else PRECEPTOR_TEACHER_NAME.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8421,
     device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda, cuda:1 ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="What it computes in: float32, bfloat16 ...")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; else torch's own choice.")] = None,
-    backend: Annotated[str, typer.Option(help="What computes: hf (transformers), vllm or sglang.")] = "hf",
+    backend: Annotated[
+        str, typer.Option(help="What computes: hf (transformers), vllm, sglang; scripted: rules, no model.")
+    ] = "hf",
     engine_url: Annotated[str | None, typer.Option(help="Where the engine runs already; else it is started.")] = None,
     engine_python: Annotated[
         str | None, typer.Option(help="The interpreter of the environment that the engine is installed in.")
@@ -138,12 +142,15 @@ def teacher_serve(
     told = {"teacher_name": name, "teacher_takes_weights": takes_weights, "teacher_frozen_head": frozen_head}
     told["teacher_compile"] = compile_layers
     settings = settings.model_copy(update={field: value for field, value in told.items() if value})
-    _starting(f"teacher {settings.teacher_name}, {model}", f"http://{host}:{port}", as_json)
     if backend not in list(BackendKind):
         known = ", ".join(BackendKind)
         raise Invalid(f"--backend: '{backend}' is not one of {known}.", field="--backend")
+    if (model is None) != (backend == BackendKind.SCRIPTED):
+        what = "is missing: name what is to be served" if model is None else "a scripted teacher has none; leave it out"
+        raise Invalid(f"--model: {what}.", field="--model")
+    _starting(f"teacher {settings.teacher_name}, {model or backend}", f"http://{host}:{port}", as_json)
     serve(
-        model_folder(model),
+        model_folder(model) if model is not None else BackendKind.SCRIPTED,
         settings,
         host=host,
         port=port,

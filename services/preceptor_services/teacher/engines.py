@@ -22,6 +22,7 @@ class BackendKind(StrEnum):
     HF = "hf"
     VLLM = "vllm"
     SGLANG = "sglang"
+    SCRIPTED = "scripted"
 
 
 def open_engine(

@@ -10,6 +10,7 @@ import uvicorn
 from preceptor.errors import Invalid
 from preceptor_services.teacher.app import create_teacher_app
 from preceptor_services.teacher.backends import Backend
+from preceptor_services.teacher.backends.scripted import ScriptedBackend
 from preceptor_services.teacher.engines import BackendKind, open_engine
 from preceptor_services.teacher.settings import TeacherSettings
 
@@ -31,11 +32,15 @@ def serve(
     engine_url: str | None = None,
     engine_python: str | None = None,
 ) -> None:
-    """Serve a model folder until SIGINT or SIGTERM; requests that were taken are finished.
+    """Serve a model folder until SIGINT or SIGTERM; requests that were taken are finished. The scripted backend has no
+    model, and looks at no other setting of what computes.
 
     threads: torch's compute threads; None leaves torch's choice. engine_url, engine_python: where the engine of another
     backend runs, or the interpreter that starts it. Raises UnreadableModel or Invalid before listening.
     """
+    if backend is BackendKind.SCRIPTED:
+        _listen(ScriptedBackend(), settings, host, port)
+        return
     if backend is not BackendKind.HF:
         if settings.teacher_compile:
             raise Invalid(

@@ -40,6 +40,9 @@ def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Name
             field=f"teachers.{absent[0]}",
             remedy=f'Name a registered teacher: {{"teachers": {{"{absent[0]}": "NAME"}}}}.',
         )
+    for role in sorted(recipe.writers):
+        if wish.teachers.get(role) == OWN_BASE:
+            raise _cannot_write(f"teachers.{role}", OWN_BASE)
     _check_roles(recipe.roles, wish.fallbacks, "fallbacks")
     _check_fallbacks(recipe, wish)
     pairs = (("teachers", wish.teachers), ("fallbacks", wish.fallbacks))
@@ -58,6 +61,10 @@ def check_suit(
     `longest`: tokens, a lower bound."""
     own = {each.role: each for each in named if each.field.startswith("teachers.")}
     for each in named:
+        if each.role in recipe.writers and not each.card.generates:
+            raise _cannot_write(each.field, each.name)
+        if each.role not in recipe.scorers:
+            continue
         first = own.get(each.role, each)
         try:
             _suits(each, recipe, student, longest, alignment)
@@ -79,9 +86,17 @@ class _Unfit(Invalid):
     """Another teacher might do."""
 
 
+def _cannot_write(field: str, name: str) -> Invalid:
+    return Invalid(
+        f"{field}: teacher {name} scores and writes no text, and the recipe asks this role for text.",
+        field=field,
+        remedy="Name a teacher that writes: any chat endpoint (`teachers add --kind openai`), or one of ours.",
+    )
+
+
 def _can_say(each: Named, first: Named, recipe: Recipe, student: ModelFacts) -> None:
     """Whether a teacher gives what the role's contexts need: a fallback is asked for what its teacher would be."""
-    for context in (name for name, context in recipe.contexts.items() if context.teacher == each.role):
+    for context in (name for name, context in recipe.contexts.items() if each.role in context.scorers):
         try:
             wanted = choose_support(recipe, first.name, first.card, recipe.needs(context), student.vocab_size)
             check_serves(wanted, each.name, each.card, student.vocab_size)
@@ -103,8 +118,10 @@ def _check_roles(roles: Collection[str], wished: Mapping[str, str], field: str) 
 
 def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
     """A fallback is there where a context asks for one, and nowhere else."""
-    falling = {name: each.teacher for name, each in recipe.contexts.items() if each.on_failure == "fallback"}
-    for context, role in sorted(falling.items()):
+    asked = {name: (*each.scorers, *each.writers) for name, each in recipe.contexts.items()}
+    falling = [(name, role) for name, roles in sorted(asked.items()) for role in roles]
+    falling = [(name, role) for name, role in falling if recipe.contexts[name].on_failure == "fallback"]
+    for context, role in falling:
         if role not in wish.fallbacks:
             raise Invalid(
                 f"fallbacks.{role}: the context {context} asks a fallback where its teacher gives no answer "
@@ -113,8 +130,8 @@ def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
                 remedy=f'Name a registered teacher: {{"fallbacks": {{"{role}": "NAME"}}}}.',
             )
     for role, name in sorted(wish.fallbacks.items()):
-        if role not in falling.values():
-            context = next(name for name, each in sorted(recipe.contexts.items()) if each.teacher == role)
+        if role not in (each for _, each in falling):
+            context = next(name for name, roles in sorted(asked.items()) if role in roles)
             raise Invalid(
                 f"fallbacks.{role}: teacher {name} would never be asked: no context of this role has "
                 "on_failure = fallback.",
