@@ -19,7 +19,9 @@ from of_learner.runs import a_run
 from of_recipes.plans import Cell, experts, recipe_of, training
 from of_recipes.teachers import InProcess
 
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Evaluation, Sample, StepReport
+from preceptor_services.teacher.scripts import reply
 from preceptor_trainer import tasks
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import load_model
@@ -124,13 +126,18 @@ def run_cell(folder: Path, cell: Cell, base: Path, expert: Path | None) -> dict[
     return out
 
 
+def writes(role: str, request: ChatRequest) -> Reply:
+    """What the scripted text teacher says, whatever its role."""
+    return Reply(text=reply(request.messages[-1].content), finished=True)
+
+
 def _train(cell: Cell, base: Path, expert: Path | None, watch: Watch) -> None:
     recipe = recipe_of(cell)
     better = experts(recipe)
     if better and expert is None:
         raise ValueError(f"{cell.recipe}: the role {', '.join(sorted(better))} wants a better model, and there is none")
-    models = {role: load_model(expert if expert and role in better else base) for role in recipe.roles}
-    teachers = InProcess(models)
+    models = {role: load_model(expert if expert and role in better else base) for role in recipe.scorers}
+    teachers = InProcess(models, writes)
     data = Questions(tasks.load(cell.task, cell.options), cast(Split, cell.split))
     run = a_run(cell.recipe, recipe, **training(cell))
     with tempfile.TemporaryDirectory() as work:

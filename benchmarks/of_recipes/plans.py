@@ -18,6 +18,8 @@ ARMS = ("right", "wrong", "none")
 BASELINES = ("sft", "grpo")
 NEGATIVE = frozenset({"wrong_answer", "peer_failure"})
 """Contexts whose content is wrong in every arm."""
+SCRIPTED = frozenset({"spell_backward", "chain_sum", "two_domains"})
+"""Tasks of which the scripted text teacher knows how to speak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +99,17 @@ def missing(name: str, task: str, options: Mapping[str, Any]) -> str | None:
     needed |= set(recipe.rollout.columns)
     if lacking := sorted(needed - source.columns):
         return f"needs the column {', '.join(lacking)}"
+    written = {context.kind for context in recipe.contexts.values() if context.writers} - source.columns
+    if written and task not in SCRIPTED:
+        return f"wants a {', '.join(sorted(written))} written, and the scripted teacher does not know this task"
     return None
 
 
 def experts(recipe: Recipe) -> frozenset[str]:
     """The roles that somebody better than the student has to fill: those that are shown no more than it is."""
-    plain = {each.teacher for each in recipe.contexts.values() if each.kind in ("plain", "domain")}
-    informed = {each.teacher for each in recipe.contexts.values() if each.kind not in ("plain", "domain")}
+    plain, informed = set[str](), set[str]()
+    for each in recipe.contexts.values():
+        (plain if each.kind in ("plain", "domain") else informed).update(each.scorers)
     return frozenset(plain - informed - {"self"})
 
 
