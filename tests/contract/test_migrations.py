@@ -13,8 +13,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
 
+from preceptor.wire.skills import SkillCreate, SkillsPublish
 from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api.runs.roles import Roles, roles_of
+from preceptor_services.api.skills import service
+from preceptor_services.api.skills.publishing import publish
+from preceptor_services.api.skills.retrieval import Indexes, search
 from preceptor_services.api.teachers.states import shown
 from preceptor_services.db import models
 from preceptor_services.db.columns import Base
@@ -132,3 +136,23 @@ def test_it_ends_as_an_empty_one_would(first: Database, tmp_path: Path):
         assert compare_metadata(context, Base.metadata) == []
     gone = {"url", "key_env", "state", "probe"}
     assert not gone & {each["name"] for each in inspect(first.engine).get_columns("teachers")}
+
+
+def test_a_skill_bank_of_the_first_version_goes_on(first: Database):
+    with first.engine.begin() as connection:
+        at = moment(connection)
+        insert(connection, "skill_banks", name="b", description="", version=2, skills=3, created_at=at, updated_at=at)
+        for version, skills in ((1, 2), (2, 3)):
+            insert(connection, "skill_bank_versions", bank="b", version=version, skills=skills, created_at=at)
+        for number, version in ((1, 1), (2, 1), (3, 2)):
+            texts = {"skill": f"skill {number}", "mistake": "", "tags": "[]", "usefulness": '{"shown": 0}'}
+            insert(connection, "skills", bank="b", number=number, version=version, **texts, created_at=at)
+    upgrade(first.engine)
+    with first.unit(writes=True) as unit:
+        old = service.page(unit.session, "b", 1, 10, None).items
+        assert [(each.number, each.skill, each.gone) for each in old] == [(1, "skill 1", None), (2, "skill 2", None)]
+        assert [each.added for each in service.versions(unit.session, "b", 10, None).items] == [(3,), (1, 2)]
+        assert search(unit.session, Indexes(), "b", "skill 3", None, 1)[0].skill.number == 3
+        wish = SkillsPublish(base=2, add=(SkillCreate(skill="skill 1"),), remove=(1,))
+        made = publish(unit.session, "b", wish, AT)
+    assert (made.version, made.skills, made.added, made.removed) == (3, 3, (4,), (1,)), "numbers go on, none is folded"

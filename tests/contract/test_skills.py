@@ -9,7 +9,6 @@ import pytest
 from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire.skills import SkillCreate
 from preceptor.wire.teachers import Support
-from preceptor_services.api.skills.search import rank
 from tests.contract.conftest import House
 
 SIGNS = SkillCreate(skill="Change the sign of a moved term.", mistake="Kept the minus.", tags=("signs",))
@@ -69,14 +68,6 @@ def test_banks_that_are_wrong(house: House):
         house.admin.skills.add("b", [SIGNS, SkillCreate(skill="s", mistake="\x00")])
     assert caught.value.field == "skills.1.mistake"
     assert house.admin.skills.get("b").version == 0
-
-
-def test_ranking_prefers_rare_words_and_short_texts():
-    texts = ["common rare", "common common common", "common", "other"]
-    assert rank("rare common", texts, 10)[0][0] == 0
-    assert [index for index, _ in rank("common", texts, 10)] == [1, 2, 0]
-    assert rank("", texts, 10) == []
-    assert rank("common", [], 10) == []
 
 
 def test_recipes_are_listed_and_spelled_out(house: House):

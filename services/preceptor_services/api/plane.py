@@ -10,6 +10,7 @@ from datetime import datetime
 
 from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api.artifacts.blobs import Blobs
+from preceptor_services.api.skills.retrieval import Indexes
 from preceptor_services.db.session import Database
 from preceptor_services.queue import Queue
 from preceptor_services.settings import Settings
@@ -106,3 +107,4 @@ class Plane:
     bell: Bell
     uses: KeyUses = field(default_factory=KeyUses)
     misses: Misses = field(default_factory=Misses)
+    indexes: Indexes = field(default_factory=Indexes)

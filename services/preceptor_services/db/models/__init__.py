@@ -6,7 +6,14 @@ from preceptor_services.db.columns import Base
 from preceptor_services.db.models.artifacts import Artifact, Blob
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
-from preceptor_services.db.models.skills import Skill, SkillBank, SkillBankVersion
+from preceptor_services.db.models.skills import (
+    Skill,
+    SkillBank,
+    SkillBankVersion,
+    SkillEmbedding,
+    SkillSource,
+    SkillUse,
+)
 from preceptor_services.db.models.teachers import Endpoint, Teacher
 
 __all__ = [
@@ -23,6 +30,9 @@ __all__ = [
     "Skill",
     "SkillBank",
     "SkillBankVersion",
+    "SkillEmbedding",
+    "SkillSource",
+    "SkillUse",
     "Step",
     "Teacher",
     "Transition",

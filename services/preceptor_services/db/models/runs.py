@@ -44,6 +44,8 @@ class Run(Base):
     data: Mapped[DataSpec] = mapped_column(Document(DataSpec))
     training: Mapped[wire.Training] = mapped_column(Document(wire.Training))
     alignment: Mapped[wire.Alignment] = mapped_column(String(10), default="ids")
+    skills: Mapped[str | None] = mapped_column(String(120))
+    """The version of a skill bank that it reads, as `bank@version`."""
     state: Mapped[str] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(Instant)

@@ -1,0 +1,1 @@
+"""What is computed over skill banks: retrieval, near-duplicates, usefulness. Pure functions; numpy and no network."""
