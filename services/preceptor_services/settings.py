@@ -79,6 +79,8 @@ class Settings(ServiceSettings):
     """How often the endpoints of teachers that runs use are looked at."""
     requeue_seconds: float = Field(default=900.0, gt=0)
     """How long a run may be queued before its message is sent once more, in case the broker lost it."""
+    recipes: Path | None = None
+    """A folder of recipes of your own, one file each; the workers need the same. docs/your-own-method.md."""
     admin_key: SecretStr | None = None
     """A key of scope admin that is registered at start, instead of one that is made up and printed."""
     worker_key: SecretStr | None = None

@@ -56,3 +56,10 @@ class Part(BaseModel, ABC):
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.kind, **handler(self)}
+
+
+def forget(module: str) -> None:
+    """Free the kinds of a module's parts, so that it can be imported anew."""
+    for role in Part.__subclasses__():
+        for kind in [kind for kind, part in role.kinds.items() if part.__module__ == module]:
+            del role.kinds[kind]

@@ -31,6 +31,7 @@ from preceptor_services.api.teachers.watch import Watcher
 from preceptor_services.db.columns import now
 from preceptor_services.db.migrations import upgrade
 from preceptor_services.db.session import Database
+from preceptor_services.own_recipes import open_own_recipes
 from preceptor_services.queue import Queue
 from preceptor_services.settings import Settings
 
@@ -105,6 +106,7 @@ def create_app(
 
 
 def _prepare(database: Database, settings: Settings, clock: Callable[[], datetime]) -> str | None:
+    open_own_recipes(settings.recipes)
     upgrade(database.engine)
     with database.unit(writes=True) as unit:
         return bootstrap(unit.session, settings, clock())

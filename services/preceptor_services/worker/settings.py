@@ -37,6 +37,8 @@ class WorkerSettings(ServiceSettings):
     """How much of the disk the scores of frozen teachers may take before the least recently used go; 0 keeps none."""
     score_cache_by: Literal["request", "completion"] = "request"
     """What is one entry: `request` gives the same bits as the teacher, `completion` more hits; docs/teachers.md."""
+    recipes: Path | None = None
+    """A folder of recipes of your own, the same as the control plane's; docs/your-own-method.md."""
     teacher_deadline: float = Field(DEADLINE, gt=0)
     """Seconds in which a teacher must answer a call, retries included. After that a context falls back or drops, where
     it says so."""

@@ -28,6 +28,8 @@ def recipe_of(wish: RunCreate) -> Recipe:
         recipe = recipes.load(wish.recipe)
     except recipes.UnknownRecipe as error:
         raise Invalid(f"recipe: {str(error)[:300]}.", field="recipe") from error
+    except recipes.BrokenRecipe as error:
+        raise Invalid(f"recipe: {error}.", field="recipe", remedy="Correct its file; it is read anew.") from error
     try:
         recipe = recipe.override(wish.overrides)
     except BadOverride as error:
