@@ -22,7 +22,7 @@ from of_recipes.teachers import InProcess
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Evaluation, Sample, StepReport
 from preceptor_services.teacher.scripts import reply
-from preceptor_trainer import tasks
+from preceptor_trainer import recipes, tasks
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Verifier
@@ -133,7 +133,7 @@ def writes(role: str, request: ChatRequest) -> Reply:
 
 def _train(cell: Cell, base: Path, expert: Path | None, watch: Watch) -> None:
     recipe = recipe_of(cell)
-    better = experts(recipe)
+    better = experts(recipes.load(cell.recipe))  # of all arms alike
     if better and expert is None:
         raise ValueError(f"{cell.recipe}: the role {', '.join(sorted(better))} wants a better model, and there is none")
     models = {role: load_model(expert if expert and role in better else base) for role in recipe.scorers}
