@@ -144,3 +144,21 @@ def test_a_rollout_that_needs_no_reference_asks_for_none(sqlite_house: House):
     error = caught(house, recipe="opct", student=student, data=data, overrides=nudged)
     assert "rollout 'perturbed' needs the column 'nudged', which the dataset lacks" in str(error)
     house.run(recipe="opct", student=student, data=data)
+
+
+def test_a_teacher_that_only_writes_is_for_roles_that_only_ask(sqlite_house: House):
+    house = sqlite_house
+    student = house.model()
+    house.teacher("mute", generates=False)
+    house.teacher("critic", supports=(), generates=True)
+    wish = {"recipe": "step_critique", "student": student, "overrides": {"teacher": {"kind": "frozen"}}}
+    error = refused(house, teachers={"critic": "mute", "self": "mute"}, **wish)
+    assert error.field == "teachers.critic"
+    assert "teacher mute scores and writes no text" in str(error)
+    assert "Registered and fit for it: critic." in (error.problem.remedy or "")
+    error = refused(house, teachers={"critic": "critic", "self": "critic"}, **wish)
+    assert error.field == "teachers.self"
+    assert "teacher critic is a text teacher" in str(error)
+    assert "Registered and fit for it: mute." in (error.problem.remedy or "")
+    run = house.run(teachers={"critic": "critic", "self": "mute"}, **wish)
+    assert run.teachers == {"critic": "critic", "self": "mute"}

@@ -53,15 +53,19 @@ def nearest(session: Session, name: str, card: Card, role: str, recipe: Recipe, 
 
 
 def _suits(card: Card | None, role: str, recipe: Recipe, student: ModelFacts) -> bool:
-    if card is None or card.values is not Values.RAW or card.tokenizer.fingerprint != student.fingerprint:
+    if card is None or (role in recipe.writers and not card.generates):
+        return False
+    if role not in recipe.scorers:
+        return True
+    if card.values is not Values.RAW or card.tokenizer.fingerprint != student.fingerprint:
         return False
     try:
         for name, context in recipe.contexts.items():
-            if context.teacher == role:
+            if role in context.scorers:
                 choose_support(recipe, "", card, recipe.needs(name), student.vocab_size)
     except NoSupport:
         return False
-    return Support.SAMPLED in card.supports
+    return True
 
 
 def _smaller(recipe: Recipe) -> list[dict[str, Any]] | None:

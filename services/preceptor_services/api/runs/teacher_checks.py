@@ -61,12 +61,12 @@ def check_suit(
     `longest`: tokens, a lower bound."""
     own = {each.role: each for each in named if each.field.startswith("teachers.")}
     for each in named:
-        if each.role in recipe.writers and not each.card.generates:
-            raise _cannot_write(each.field, each.name)
-        if each.role not in recipe.scorers:
-            continue
         first = own.get(each.role, each)
         try:
+            if each.role in recipe.writers and not each.card.generates:
+                raise _cannot_write(each.field, each.name)
+            if each.role not in recipe.scorers:
+                continue
             _suits(each, recipe, student, longest, alignment)
             _can_say(each, first, recipe, student)
         except _Unfit as error:
@@ -86,8 +86,8 @@ class _Unfit(Invalid):
     """Another teacher might do."""
 
 
-def _cannot_write(field: str, name: str) -> Invalid:
-    return Invalid(
+def _cannot_write(field: str, name: str) -> _Unfit:
+    return _Unfit(
         f"{field}: teacher {name} scores and writes no text, and the recipe asks this role for text.",
         field=field,
         remedy="Name a teacher that writes: any chat endpoint (`teachers add --kind openai`), or one of ours.",
