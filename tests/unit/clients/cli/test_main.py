@@ -20,6 +20,7 @@ NOUNS = {
     "runs": {"start", "list", "show", "watch", "cancel", "pause", "resume"},
     "recipes": {"list", "show"},
     "artifacts": {"push", "list", "pull"},
+    "skills": {"list", "show", "search", "diff", "import", "export"},
     "keys": {"create", "list", "revoke"},
     "teacher": {"serve", "load-weights"},
 }
