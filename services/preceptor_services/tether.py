@@ -22,11 +22,16 @@ def command(*arguments: str) -> list[str]:
 def main(arguments: list[str]) -> None:
     """Replace this process by the command. Exits with 1 if the parent is gone already."""
     parent, *target = arguments
+    fasten(int(parent))
+    os.execvp(target[0], target)
+
+
+def fasten(parent: int) -> None:
+    """Let this process die with the one that has started it, `parent`. Exits with 1 if that is gone already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):  # it died between the fork and the line above
+    if os.getppid() != parent:  # it died between the fork and the line above
         raise SystemExit(1)
-    os.execvp(target[0], target)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class Ranks:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """This rank's own."""
+    local: int = 0
+    """Its number on its machine."""
     mesh: DeviceMesh | None = None
     """All ranks in a row; None: this one is alone."""
 
@@ -103,11 +105,12 @@ def own_device(local_rank: int = 0) -> torch.device:
 @contextmanager
 def joined() -> Generator[Ranks]:
     """The ranks that torchrun has started, by its environment variables. Raises what a failed rendezvous raises."""
-    device = own_device(int(os.environ["LOCAL_RANK"]))
+    local = int(os.environ["LOCAL_RANK"])
+    device = own_device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
     count = dist.get_world_size()
-    yield Ranks(dist.get_rank(), count, device, init_device_mesh(device.type, (count,)))
+    yield Ranks(dist.get_rank(), count, device, local, init_device_mesh(device.type, (count,)))
     dist.destroy_process_group()  # not after a failure: ranks that are gone would be waited for

@@ -181,19 +181,22 @@ class Training(Wire):
     """End the run before its last step when it no longer gets better; None: never."""
     guards: Guards = Guards()
     """What is watched, and what happens when it goes wrong."""
+    leak_check: Literal["fail", "drop", "off"] = "fail"
+    """What happens where privileged text is in the student's loss prompt, or a gold answer in a context that does not
+    say that it reveals it. `fail`: the run does. `drop`: such a context has no opinion on the rollout, which is counted
+    (`leaks`); a loss prompt still fails. `off`: nobody looks."""
     trackers: tuple[Tracker, ...] = ()
     """Where metrics go besides the control plane; the worker must have the package."""
     samples_kept: int = Field(default=2, ge=0, le=64)
     """Rollouts recorded with their per-token scores, a step."""
     threads: int = Field(default=1, ge=1, le=1024)
-    """CPU threads of the trainer."""
+    """CPU threads of the trainer, by device."""
+    devices: int = Field(default=1, ge=1, le=4096)
+    """Devices that train together, a process (rank) on each: CUDA devices where the worker has such, else processors.
+    More than a worker has are reached with torchrun on several machines; docs/scale-out.md."""
 
     @field_validator("schedule")
     @classmethod
-    leak_check: Literal["fail", "drop", "off"] = "fail"
-    """What happens where privileged text is in the student's loss prompt, or a gold answer in a context that does not
-    say that it reveals it. `fail`: the run does. `drop`: such a context has no opinion on the rollout, which is counted
-    (`leaks`); a loss prompt still fails. `off`: nobody looks."""
     def _has_room(cls, schedule: str, info: ValidationInfo) -> str:
         steps, warmup = info.data.get("steps"), info.data.get("warmup_steps")
         if schedule != "constant" and steps is not None and warmup is not None and warmup >= steps:
@@ -226,6 +229,14 @@ class Training(Wire):
                 f"{stop.patience} evaluations, {every} steps apart, never pass before the last of {steps} steps"
             )
         return stop
+
+    @field_validator("devices")
+    @classmethod
+    def _each_has_a_task(cls, devices: int, info: ValidationInfo) -> int:
+        batch = info.data.get("batch")
+        if batch is not None and devices > batch:
+            raise ValueError(f"a step has {batch} tasks (batch), so that {devices - batch} devices would have none")
+        return devices
 
     @field_validator("trackers")
     @classmethod

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task, signals
 
-from preceptor.client import Client
 from preceptor.errors import Overloaded, PreceptorError, ServerFault, Unreachable
-from preceptor.score_cache import ScoreCache
 from preceptor_services.queue import ADVANCE_RUN, celery_app, without_password
-from preceptor_services.worker.advance import Bench, advance
-from preceptor_services.worker.cache import ArtifactCache
+from preceptor_services.worker.advance import advance
+from preceptor_services.worker.bench import Bench, open_bench
 from preceptor_services.worker.settings import WorkerSettings
 
 RETRY_SECONDS = 5
@@ -51,18 +48,7 @@ def run_worker(settings: WorkerSettings, *, log_format: logging.Formatter) -> in
     handler.setFormatter(log_format)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    client = Client(settings.url, settings.key.get_secret_value())
-    folder = settings.cache_dir.expanduser()
-    cache = ArtifactCache(client, folder, settings.cache_bytes)
-    bench = Bench(
-        client=client,
-        name=settings.worker_name,
-        folder=folder,
-        cache=cache,
-        scores=_scores(settings, folder),
-        teacher_deadline=settings.teacher_deadline,
-        teacher_wait=settings.teacher_wait,
-    )
+    bench = open_bench(settings)
     app = create_worker(settings, bench)
 
     def on_shutdown(**_: Any) -> None:
@@ -78,12 +64,6 @@ def run_worker(settings: WorkerSettings, *, log_format: logging.Formatter) -> in
     worker = app.Worker(pool_cls="threads", concurrency=1, loglevel="INFO", hostname=name, quiet=True, **lonely)
     worker.start()
     return int(worker.exitcode or 0)
-
-
-def _scores(settings: WorkerSettings, folder: Path) -> ScoreCache | None:
-    if not settings.score_cache_bytes:
-        return None
-    return ScoreCache(folder / "scores", settings.score_cache_bytes, by=settings.score_cache_by)
 
 
 def _keep_logging(**_: Any) -> None:

@@ -44,5 +44,8 @@ class WorkerSettings(ServiceSettings):
     it says so."""
     teacher_wait: float = Field(WAIT, gt=0)
     """Seconds for which a context that waits goes on calling a teacher that does not answer; then the run fails."""
+    devices: int | None = Field(None, ge=1)
+    """Ranks that it starts for one run at most; a run of more devices is left to others. None: as many as the machine
+    has CUDA devices, else processors."""
     worker_name: str = Field(default_factory=_own_name, min_length=1, max_length=100)
     """What runs show as their worker."""

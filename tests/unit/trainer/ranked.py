@@ -1,9 +1,9 @@
-"""A rank of a run in tests: the loop with teachers in the process, started by torchrun or alone.
+"""Runs of ranks in tests: the loop with teachers in the process, here alone, or in processes that torchrun starts.
 
-    python -m tests.unit.trainer.ranked PLAN.json            alone
-    torchrun ... -m tests.unit.trainer.ranked PLAN.json      one rank of several
+    torchrun ... -m tests.unit.trainer.ranked PLANS.json
 
-The plan names the recipe, its overrides, the training settings and folders; the first rank writes what it was told.
+The first rank writes what its reporter was told below each plan's folder. A self-teacher that moves is one service for
+all ranks: here a folder that the first rank publishes to.
 """
 
 from __future__ import annotations
@@ -13,20 +13,40 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preceptor.wire.runs import Evaluation, Sample, StepReport
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
+from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.weights import WeightsKind
 from preceptor_trainer import recipes
 from preceptor_trainer.loop import Signal, train
-from preceptor_trainer.model import load_model
+from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.ranks import Ranks, joined
 from preceptor_trainer.together import Together
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run
 
 ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run."""
+
+    folder: str
+    """The student's, and its teachers'."""
+    work: str
+    recipe: str = "opsd"
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    resume: str | None = None
+    stop: int | None = None
+    """The step after which it is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -36,88 +56,67 @@ class Told:
     steps: list[StepReport]
     samples: list[Sample]
     evaluations: list[Evaluation]
-    checkpoints: list[tuple[int, Path]]
+    checkpoints: list[tuple[int, str]]
     notes: list[dict[str, Any]]
     signal: str
-    model: Path | None
-    sent: int
-    """How often the self-teacher was sent weights."""
+    model: str | None
+    kept_step: int | None
 
     @property
     def losses(self) -> list[float]:
         return [each.metrics["loss"] for each in self.steps]
 
 
-def go(
-    ranks: int,
-    folder: Path,
-    work: Path,
-    recipe: str,
-    overrides: Mapping[str, object],
-    *,
-    resume: Path | None = None,
-    stop: int | None = None,
-    **training: object,
-) -> Told:
-    """Do a run on so many ranks, in processes of their own. `stop`: the step after which it is stopped."""
-    work.mkdir(parents=True)
-    plan = {
-        "recipe": recipe,
-        "overrides": overrides,
-        "training": {"samples_kept": 1, **training},
-        "folder": str(folder),
-        "work": str(work),
-        "resume": None if resume is None else str(resume),
-        "stop": stop,
-    }
-    path = work.with_suffix(".json")
-    path.write_text(json.dumps(plan))
-    launch = [] if ranks == 1 else ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
-    command = [sys.executable, "-m", *launch, "tests.unit.trainer.ranked", str(path)]
+def alone(plan: Plan) -> Told:
+    """A run in this process."""
+    _run(Ranks(), plan)
+    return _told(plan)
+
+
+def together(plans: Sequence[Plan], ranks: int = 2) -> list[Told]:
+    """Runs one after another, each on so many ranks."""
+    path = Path(plans[0].work).with_suffix(".json")
+    path.write_text(json.dumps([asdict(plan) for plan in plans]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += ["-m", "tests.unit.trainer.ranked", str(path)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-6000:]
-    said: dict[str, Any] = json.loads((work / "told.json").read_text())
+    return [_told(plan) for plan in plans]
+
+
+def _told(plan: Plan) -> Told:
+    said: dict[str, Any] = json.loads((Path(plan.work) / "told.json").read_text())
     return Told(
-        steps=[StepReport.model_validate(each) for each in said["steps"]],
-        samples=[Sample.model_validate(each) for each in said["samples"]],
-        evaluations=[Evaluation.model_validate(each) for each in said["evaluations"]],
-        checkpoints=[(step, Path(folder)) for step, folder in said["checkpoints"]],
-        notes=said["notes"],
-        signal=said["signal"],
-        model=None if said["model"] is None else Path(said["model"]),
-        sent=said["sent"],
+        steps=[StepReport.model_validate(each) for each in said.pop("steps")],
+        samples=[Sample.model_validate(each) for each in said.pop("samples")],
+        evaluations=[Evaluation.model_validate(each) for each in said.pop("evaluations")],
+        **said,
     )
 
 
-def main(arguments: Sequence[str]) -> None:
-    plan: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
-    with joined() if "RANK" in os.environ else nullcontext(Ranks()) as ranks:
-        _rank(ranks, plan)
-
-
-def _rank(ranks: Ranks, plan: Mapping[str, Any]) -> None:
-    recipe = recipes.load(plan["recipe"]).override(plan["overrides"])
-    stop = plan["stop"]
-    folder, work = Path(plan["folder"]), Path(plan["work"])
+def _run(ranks: Ranks, plan: Plan) -> None:
+    recipe = recipes.load(plan.recipe).override(plan.overrides)
+    work = Path(plan.work)
     mine = work if ranks.first else work / f"rank-{ranks.rank}"
-    reporter = Remembering(lambda step: Signal.STOP if step == stop else Signal.GO)
-    teacher = load_model(folder)
-    served = Served(teacher)
+    if ranks.first:
+        work.mkdir(parents=True)
+    ranks.wait()
+    reporter = Remembering(lambda step: Signal.STOP if step == plan.stop else Signal.GO)
+    teacher = load_model(plan.folder)
     ended = train(
-        toy_run(recipe, **plan["training"]),
-        folder,
+        toy_run(recipe, **plan.training),
+        Path(plan.folder),
         ToyData(),
-        LocalScorer(dict.fromkeys(recipe.roles, teacher)),
+        _Following(teacher, recipe.roles, work / "published"),
         reporter if ranks.mesh is None else Together(ranks, reporter if ranks.first else None),
         mine,
-        None if plan["resume"] is None else Path(plan["resume"]),
-        served,
+        None if plan.resume is None else Path(plan.resume),
+        _Published(teacher, work / "published"),
         ranks=ranks,
     )
-    assert mine == work or not mine.exists(), "only the first rank writes"
     if not ranks.first:
-        assert not reporter.steps and not served.sent and ended.result is None
+        assert not mine.exists() and not reporter.steps and ended.result is None, "only the first rank writes and tells"
         return
     told = {
         "steps": [each.model_dump(mode="json") for each in reporter.steps],
@@ -127,9 +126,47 @@ def _rank(ranks: Ranks, plan: Mapping[str, Any]) -> None:
         "notes": reporter.notes,
         "signal": ended.signal,
         "model": None if ended.model is None else str(ended.model),
-        "sent": len(served.sent),
+        "kept_step": None if ended.result is None else ended.result.kept_step,
     }
     (work / "told.json").write_text(json.dumps(told))
+
+
+class _Published(Served):
+    """To a folder too, for other ranks' teachers."""
+
+    def __init__(self, teacher: Model, folder: Path) -> None:
+        super().__init__(teacher)
+        self._folder = folder
+
+    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
+        super().publish(role, weights, kind, scale)
+        self._folder.mkdir(exist_ok=True)
+        save_file(dict(weights), self._folder / f"{len(self.sent)}.safetensors")
+
+
+class _Following(LocalScorer):
+    """Answers by the weights that were published last."""
+
+    def __init__(self, teacher: Model, roles: frozenset[str], folder: Path) -> None:
+        super().__init__(dict.fromkeys(roles, teacher))
+        self._teacher, self._folder, self._seen = teacher, folder, 0
+
+    @torch.no_grad()
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        last = len(list(self._folder.glob("*.safetensors")))
+        if last > self._seen:
+            weights = load_file(self._folder / f"{last}.safetensors")
+            for name, each in self._teacher.module.named_parameters():
+                each.copy_(weights[name])
+            self._seen = last
+        return super().score(role, request, on_failure=on_failure)
+
+
+def main(arguments: Sequence[str]) -> None:
+    plans = [Plan(**each) for each in json.loads(Path(arguments[0]).read_text())]
+    with joined() as ranks:
+        for plan in plans:
+            _run(ranks, plan)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""A run in this process: its artifacts, teachers and trackers, then the trainer's loop. Alone, or as one of its ranks.
+
+Every rank asks teachers about what it has written. The first has the lease, reports, and sends weights; what it hears
+of teachers' endpoints it tells the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from preceptor.errors import Invalid
+from preceptor.pool import TeacherPool
+from preceptor.replicas import Changes
+from preceptor.wire.data import DatasetSource
+from preceptor.wire.runs import LeaseGrant, Run
+from preceptor_services.worker.bench import Bench
+from preceptor_services.worker.lease import Endpoints, Lease
+from preceptor_services.worker.publisher import WeightsPublisher
+from preceptor_services.worker.reporter import RunReporter
+from preceptor_services.worker.sampler import PoolSampler
+from preceptor_trainer import parts, recipes, verifiers
+from preceptor_trainer.data import Data, open_data
+from preceptor_trainer.loop import Ended, train
+from preceptor_trainer.ranks import Ranks, own_device
+from preceptor_trainer.together import Together
+from preceptor_trainer.trackers import Tracked, open_trackers
+
+
+def train_here(
+    grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, bench: Bench, ranks: Ranks | None = None
+) -> Ended:
+    """Do a run in this process: alone, or as the first of its ranks. Raises what went wrong."""
+    heard: list[Endpoints] = []
+
+    def stopping() -> bool:
+        return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
+
+    def update(endpoints: Endpoints) -> Mapping[str, Changes]:
+        heard[:] = [endpoints]
+        return pool.update(endpoints)
+
+    def news() -> Endpoints | None:
+        return heard.pop() if heard else None
+
+    ranks = ranks or Ranks(device=own_device())
+    run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
+    reporter.begin()
+    trackers = open_trackers(run, bench.folder / "trackers")
+    with (
+        _pool(grant, bench, stopping) as pool,
+        reporter.following(update),
+        Tracked(reporter, trackers, grant.recorded_step) as told,
+    ):
+        publisher = WeightsPublisher(pool, student)
+        sampler = None if run.sampler is None else PoolSampler(pool, publisher)
+        together = told if ranks.mesh is None else Together(ranks, told, news)
+        return train(run, student, data, pool, together, work, resume, publisher, sampler=sampler, ranks=ranks)
+
+
+def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:
+    """Do a run as any other of its ranks. Raises what went wrong on this one."""
+    run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
+    with _pool(grant, bench, lambda: False) as pool:
+        told = Together[Endpoints](ranks, None, hear=pool.update)
+        return train(run, student, data, pool, told, work, resume, WeightsPublisher(pool, student), ranks=ranks)
+
+
+def _given(run: Run, bench: Bench, ranks: Ranks) -> tuple[Path, Data, Path | None]:
+    """The student's folder, the data, and the checkpoint to go on from; fetched once a machine."""
+    _know_parts(run.recipe)
+    for fetches in (True, False):
+        if (ranks.local == 0) is fetches:
+            student = bench.cache.folder_of(run.student)
+            rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
+            resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
+        ranks.wait()
+    return student, open_data(run.data, rows), resume  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> TeacherPool:
+    return TeacherPool(
+        grant.teachers,
+        bench.folder / "heads",
+        fallbacks=grant.fallbacks,
+        scores=bench.scores,
+        deadline=bench.teacher_deadline,
+        wait=bench.teacher_wait,
+        stopping=stopping,
+    )
+
+
+def _know_parts(recipe: str) -> None:
+    """Import whatever a resolved recipe may name: a part is known by its kind once its module is imported."""
+    for package in (parts, verifiers):
+        for module in iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")
+    try:
+        recipes.load(recipe)  # and the parts that this recipe alone uses
+    except recipes.UnknownRecipe as error:
+        raise Invalid(
+            f"recipe: this worker has no recipe '{recipe}', which the control plane knows.",
+            field="recipe",
+            remedy="Give the worker the control plane's folder (PRECEPTOR_RECIPES) and packages, then resume the run.",
+        ) from error
