@@ -61,6 +61,8 @@ class Wish:
     role: str
     prompt: Prompt
     ids: tuple[int, ...]
+    inside_T: np.ndarray | None = None
+    """Which of the rollout's tokens the prompt's spans are written in; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

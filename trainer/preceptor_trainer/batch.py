@@ -85,6 +85,8 @@ class Batch:
     rollout_T: Tensor
     position_T: Tensor
     length_B: Tensor
+    lag_B: Tensor
+    """How many steps ago the weights were new that wrote a rollout; 0: those that learn from it."""
     group_B: Tensor
     reward_B: Tensor
     """NaN where nothing verified the rollout: a weight that needs a reward then fails loudly instead of learning
@@ -130,6 +132,7 @@ class Batch:
             reward_B=self.reward_B,
             position_T=self.position_T,
             length_B=self.length_B,
+            lag_B=self.lag_B,
             token_T=self.token_T,
             step=self.step,
         )
@@ -164,6 +167,7 @@ def build_batch(rows: Sequence[Row], slots: Mapping[str, Sequence[Slot]], step: 
         rollout_T=torch.arange(len(rows)).repeat_interleave(length_B),
         position_T=torch.cat([torch.arange(length) for length in lengths] or [torch.arange(0)]),
         length_B=length_B,
+        lag_B=torch.tensor([step - 1 - row.weights_version for row in rows], dtype=torch.int64),
         group_B=torch.tensor([groups[row.task.id] for row in rows], dtype=torch.int64),
         reward_B=torch.tensor(rewards, dtype=dtype),
         behaviour=Scalars(

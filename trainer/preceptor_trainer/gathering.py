@@ -125,6 +125,7 @@ def _joined(views: Sequence[TokenView], device: torch.device) -> TokenView:
         reward_B=cat(lambda each: each.reward_B),
         position_T=cat(lambda each: each.position_T),
         length_B=cat(lambda each: each.length_B),
+        lag_B=cat(lambda each: each.lag_B),
         token_T=cat(lambda each: each.token_T),
         step=views[0].step,
     )

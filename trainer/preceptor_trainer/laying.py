@@ -65,7 +65,10 @@ def _slot(
         answer = answers.get((name, wish.fan, wish.row))
         if answer is None:
             continue
-        laid.put(slice(int(offsets[wish.row]), int(offsets[wish.row + 1])), answer, wish.prompt.weight)
+        tokens = slice(int(offsets[wish.row]), int(offsets[wish.row + 1]))
+        laid.put(tokens, answer, wish.prompt.weight)
+        if wish.inside_T is not None:
+            laid.weight_T[tokens] *= torch.as_tensor(wish.inside_T, dtype=dtype)
         stamps[wish.row] = answer.stamp
     hidden_TD, head = laid.hidden(silent=need is not Support.SAMPLED and not stamps)
     return Slot(

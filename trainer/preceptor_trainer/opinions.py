@@ -25,13 +25,14 @@ from preceptor_trainer.asking import Answer, Asked, Heard, MissingScore, Scorer,
 from preceptor_trainer.batch import Row
 from preceptor_trainer.laying import slots_of
 from preceptor_trainer.leaks import LeakCheck
+from preceptor_trainer.marking import Marker
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.readers import OtherTokens, Reader, SameTokens
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.scoring import score
 from preceptor_trainer.support import Wanted, choose_support
 from preceptor_trainer.texts import Case, Texts, View, wording
-from preceptor_trainer.views import ContextView, Rollout
+from preceptor_trainer.views import ContextView, Prompt, Rollout
 from preceptor_trainer.writer import stream
 
 
@@ -56,6 +57,7 @@ class Opinions:
         self._alignment = alignment
         self._leaks = leaks or LeakCheck(recipe)
         self._texts = Texts(scorer, seed)
+        self._marker = Marker(model.folder)
         self._heads: dict[str, tuple[str, Head]] = {}
         self._readers: dict[str, Reader] = {}
 
@@ -151,9 +153,13 @@ class Opinions:
                 role=prompt.teacher or teacher,
                 prompt=prompt,
                 ids=tuple(self._reader(prompt.teacher or teacher).prompt_ids(prompt.messages)),
+                inside_T=self._inside(row, prompt),
             )
             for fan, prompt in enumerate(self._leaks.kept(case.name, seen, case.context.prompts(seen)))
         ]
+
+    def _inside(self, row: Row, prompt: Prompt) -> np.ndarray | None:
+        return None if prompt.spans is None else self._marker.inside(row.completion_ids, row.text, prompt.spans)
 
     def _wanted(self, wish: Wish) -> Wanted:
         """What to ask the teacher for. Raises NoSupport."""

@@ -132,6 +132,8 @@ class Prompt:
     """A role that overrides the context's own teacher (debaters, experts)."""
     weight: float = 1.0
     """This prompt's share among its context's prompts (a retrieval weight, a confidence)."""
+    spans: tuple[tuple[int, int], ...] | None = None
+    """Which characters of the rollout's text the opinion is about: elsewhere it is there, with weight 0. None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,8 @@ class TokenView:
     position_T: Tensor
     """0 at a rollout's first completion token."""
     length_B: Tensor
+    lag_B: Tensor
+    """How many versions of the weights were between the one that wrote a rollout and the one that learns from it."""
     token_T: Tensor
     """The ids that were written."""
     step: int

@@ -99,8 +99,7 @@ def _feedback(case: Case) -> str:
     if at is None:
         return _tagged("feedback", "Everything is right.")
     if case.spells:
-        tried, right = case.attempt.strip().casefold(), case.final.casefold()
-        place = next((n for n, pair in enumerate(zip(tried, right, strict=False)) if pair[0] != pair[1]), len(tried))
+        place = _first_difference(case.attempt.strip(), case.final)
         return _tagged("feedback", f"Spell the word backward: letter {place + 1} is wrong.")
     return _tagged("feedback", f"Check this arithmetic problem again: line {at + 1} is wrong.")
 
@@ -112,13 +111,16 @@ def _argument(case: Case) -> str:
 
 
 def _spans(case: Case) -> str:
-    """The first wrong line of an attempt that is wrong; of one that is right, what it begins with."""
+    """The first wrong line or letters of an attempt that is wrong; of one that is right, what it begins with."""
     at, tried = case.wrong_at, case.attempt.split("\n")
+    line = tried[min(at or 0, len(tried) - 1)]
     if at is None:
-        text = case.attempt[: max(1, len(case.attempt) // 4)] if case.spells else tried[0]
-        label = "how it begins"
+        text, label = line[: max(1, len(line) // 4)] if case.spells else line, "how it begins"
+    elif case.spells:
+        place = min(_first_difference(line, case.final), max(len(line) - 1, 0))
+        text, label = line[place : place + 2], "a wrong letter"
     else:
-        text, label = tried[min(at, len(tried) - 1)], "a wrong letter" if case.spells else "a wrong sum"
+        text, label = line, "a wrong sum"
     return _tagged("spans", json.dumps([{"text": text, "label": label}] if text else []))
 
 
@@ -146,6 +148,12 @@ RULES: dict[str, Callable[[Case], str]] = {
 
 def _tagged(tag: str, text: str) -> str:
     return f"<{tag}>\n{text}\n</{tag}>"
+
+
+def _first_difference(tried: str, right: str) -> int:
+    """The first letter that differs, case aside; the end of the shorter one where none does."""
+    pairs = zip(tried.casefold(), right.casefold(), strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(tried), len(right)))
 
 
 def _between(prompt: str, tag: str) -> str | None:

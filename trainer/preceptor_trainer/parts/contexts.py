@@ -11,13 +11,14 @@ import re
 import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from math import exp
 from random import Random
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from preceptor_trainer.recipe import GROUP, REWARD, SingleContext
-from preceptor_trainer.views import ContextView, Message, Task
+from preceptor_trainer.recipe import GROUP, REWARD, Context, SingleContext
+from preceptor_trainer.views import ContextView, Message, Prompt, Task
 
 
 class Plain(SingleContext, kind="plain"):
@@ -150,6 +151,34 @@ class Skill(Shown, kind="skill"):
         return _field(view.task, "skill")
 
 
+class Skills(Context, kind="skills"):
+    """A prompt, and an opinion, for each of several skills, next to the mistake that it avoids (SGSD).
+
+    `skill` holds one or a list, the most fitting first; `mistake` what goes with each; `skill_score` how well each was
+    found, the prompts' shares being the softmax (none: all alike).
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("skill",)
+    pairs: int = Field(default=8, ge=1)
+    """Most that are shown, the first ones."""
+    template: str = (
+        "{question}\n\nHere is a skill that helps:\n{skill}\n\nA mistake to avoid:\n{mistake}\n\n"
+        "Use the skill to solve the problem."
+    )
+    """The text that replaces the last user message; it may hold `{question}`, `{skill}` and `{mistake}`."""
+    wrong: bool = False
+    """The control arm: show corrupted skills."""
+
+    def prompts(self, view: ContextView) -> Sequence[Prompt]:
+        skills, mistakes, scores = (_listed(view.task.columns.get(n)) for n in ("skill", "mistake", "skill_score"))
+        told = [corrupted(str(each), view.rng) if self.wrong else str(each) for each in skills[: self.pairs]]
+        mistakes, scores = ([*given, *[""] * len(told)] for given in (mistakes, scores))
+        share = [exp(float(score or 0)) for score in scores[: len(told)]]
+        pieces = [{"skill": skill, "mistake": str(mistakes[k]) or "(none)"} for k, skill in enumerate(told)]
+        shown = [asked(view.task, self.template, each) for each in pieces]
+        return [Prompt(messages=each, weight=share[k] / sum(share)) for k, each in enumerate(shown)]
+
+
 class Canonical(SingleContext, kind="canonical"):
     """All that a conversation came to say, as one message in its place (CCOPD, arXiv:2605.30251): the data's
     `canonical`."""
@@ -233,6 +262,10 @@ def _field(task: Task, name: str) -> str | None:
     """A task's answer, reference or column."""
     value: Any = getattr(task, name) if name in ("answer", "reference") else task.columns.get(name)
     return None if value is None else str(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else [value]
 
 
 def _asked(task: Task) -> int:

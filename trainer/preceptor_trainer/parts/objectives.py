@@ -8,6 +8,7 @@ is 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -133,3 +134,34 @@ class Unlikelihood(Term, kind="unlikelihood"):
 
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
         return -(-block.student.logprob_T.clamp(max=-1e-7).expm1()).log()
+
+
+class Redescending(Term, kind="redescending"):
+    """log 2 - softplus(-delta^2 / 2 tau): 0 where both agree, flat where they are far apart; steepest at 1.2 nats for
+    tau 1."""
+
+    needs: ClassVar[Support] = Support.SAMPLED
+    tau: float = Field(default=1.0, gt=0)
+    """Width."""
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        delta_T = target.logprob_T - block.student.logprob_T
+        return log(2) - (-delta_T.square() / (2 * self.tau)).exp().log1p()
+
+
+class SamplerKL(Term, kind="sampler_kl"):
+    """KL(S || B) from the written token, B who wrote it: rho log rho - rho + 1 with rho = S / B, never negative, of the
+    KL's own value and gradient in expectation over B. It holds the student to where its rollouts came from."""
+
+    needs: ClassVar[Support] = Support.SAMPLED
+    targeted: ClassVar[bool] = False
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        behaviour = block.tokens.behaviour
+        return sampler_drift(block.student.logprob_T, behaviour.logprob_T) * behaviour.present_T
+
+
+def sampler_drift(logprob_T: Tensor, written_T: Tensor) -> Tensor:
+    """rho log rho - rho + 1 [T], of the student's log-probability and its writer's."""
+    rho_T = (logprob_T - written_T).clamp(min=-LIMIT, max=LIMIT).exp()
+    return (rho_T * rho_T.log() - rho_T + 1).clamp(min=0)

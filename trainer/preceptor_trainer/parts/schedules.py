@@ -10,17 +10,19 @@ from preceptor_trainer.recipe import Schedule
 
 
 class Linear(Schedule, kind="linear"):
-    """From `start` at step 1 to `end` at step 1 + `steps`, then constant."""
+    """From `start` at step 1 + `wait` to `end` at step 1 + `wait` + `steps`; constant before and after."""
 
     start: float
     """Value at the first step."""
     end: float
-    """Value from step 1 + `steps` on."""
+    """Value in the end."""
     steps: int = Field(ge=1)
     """How many steps the way takes."""
+    wait: int = Field(default=0, ge=0)
+    """Steps after the first before it begins to move."""
 
     def at(self, step: int) -> float:
-        share = min(max(step - 1, 0) / self.steps, 1.0)
+        share = min(max(step - 1 - self.wait, 0) / self.steps, 1.0)
         return self.start + (self.end - self.start) * share
 
 

@@ -24,6 +24,14 @@ def ratio(view: TokenView) -> Tensor:
     return gap_T.clamp(min=-20.0, max=20.0).exp()
 
 
+def rollout_mean(values_T: Tensor, view: TokenView, counted_T: Tensor | None = None) -> Tensor:
+    """[B] mean over each rollout's tokens, or over those that count (1, else 0)."""
+    counted_T = values_T.new_ones(len(values_T)) if counted_T is None else counted_T
+    zeros_B = values_T.new_zeros(len(view.length_B))
+    count_B = zeros_B.index_add(0, view.rollout_T, counted_T).clamp(min=1)
+    return zeros_B.index_add(0, view.rollout_T, values_T * counted_T) / count_B
+
+
 class ImportanceTruncate(Weight, kind="importance_truncate"):
     """min(rho, most): truncated importance sampling, for rollouts of older weights or of another engine.
 
@@ -230,3 +238,17 @@ class RewardGate(Weight, kind="reward_gate"):
         if self.most is not None:
             open_B = open_B & (reward_B <= self.most)
         return open_B.to(reward_B.dtype)[view.rollout_T]
+
+
+class Outside(Weight, kind="outside"):
+    """1 but on the tokens that a context's opinion is about, which count `share`: for what learns elsewhere (TRACE,
+    arXiv:2605.10194)."""
+
+    of: ContextName
+    """The context; one without an opinion on a token is not about it."""
+    share: Coefficient = 0.0
+    """What those tokens count; at 1 they count like any other."""
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        weight_T = view[self.of].weight_T * view[self.of].present_T
+        return 1 - (1 - at(self.share, view.step)) * (weight_T != 0).to(weight_T.dtype)

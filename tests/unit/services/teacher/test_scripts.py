@@ -67,6 +67,8 @@ def test_spans_are_quotes() -> None:
     for question, attempt in ((SPELL, "tenalp"), (SPELL, "planet"), (SUM, "4 + 3 = 8\n8 - 9 = -1\n#### -1")):
         (span,) = json.loads(said("spans", question, attempt))
         assert span["text"] in attempt and span["label"]
+    (span,) = json.loads(said("spans", SPELL, "tenpal"))
+    assert span == {"text": "pa", "label": "a wrong letter"}
 
 
 def test_a_debater_is_as_sure_as_it_says() -> None:

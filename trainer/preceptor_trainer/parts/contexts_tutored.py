@@ -1,0 +1,79 @@
+"""A context that listens to a peer: another student, or any teacher that writes (OPCoD, arXiv:2606.14368)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from preceptor_trainer.parts.contexts import corrupted, filled, question
+from preceptor_trainer.parts.contexts_tried import Reprompt
+from preceptor_trainer.parts.contexts_written import tagged
+from preceptor_trainer.verifiers.answer import final_answer
+from preceptor_trainer.views import Ask, ContextView, Message, Task
+
+QUESTION = "<question>\n{question}\n</question>\n\n"
+
+
+class Tutored(Reprompt, kind="tutored"):
+    """`reprompt`, and what a peer that can do it says of this attempt."""
+
+    columns: ClassVar[tuple[str, ...]] = ("answer",)
+    feedback: bool = False
+    """Whether the verifier's feedback is shown, too."""
+    peer: str | None = "peer"
+    """Who is asked; None: nobody, the gate is closed."""
+    kappa: float = Field(default=0.5, ge=0, le=1)
+    """Success rate from which on the peer is heard."""
+    attempts: int = Field(default=1, ge=1, le=16)
+    """The peer's own, by which it is judged; one is its likeliest, of several all are drawn."""
+    attempt_template: str = QUESTION + "Reply with your solution between <solution> and </solution>."
+    """What the peer reads to answer by itself."""
+    ask_template: str = (
+        QUESTION + "A student answered:\n<attempt>\n{attempt}\n</attempt>\n\nTell the student what is wrong, and not "
+        "the answer. Reply with your feedback between <feedback> and </feedback>."
+    )
+    """What it reads to give feedback."""
+    peer_template: str = "\n\nFeedback of a peer on your earlier attempt:\n\n{feedback}"
+    """Around what it said."""
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        return () if self.peer is None else (self.peer,)
+
+    def asks(self, view: ContextView) -> Sequence[Ask]:
+        if self.peer is None or "feedback" in view.replies:
+            return ()
+        pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
+        tries = [f"attempt {number}" for number in range(self.attempts)]
+        keys, template = (["feedback"], self.ask_template)
+        if tries[0] not in view.replies:
+            keys, template = (tries, self.attempt_template)
+        elif sum(_same(view.replies[each], view.task) for each in tries) < self.kappa * self.attempts:
+            return ()
+        messages = (Message(role="user", content=filled(template, pieces)),)
+        warm = 1.0 if len(keys) > 1 else 0.0
+        return [Ask(key=key, teacher=self.peer, messages=messages, temperature=warm) for key in keys]
+
+    def read(self, view: ContextView, key: str, reply: str) -> str:
+        return anchored(tagged(reply, "feedback"), view.task) if key == "feedback" else reply
+
+    def _said(self, view: ContextView) -> str:
+        told = view.replies.get("feedback", "")
+        told = corrupted(told, view.rng) if told and self.wrong else told
+        return super()._said(view) + (filled(self.peer_template, {"feedback": told}) if told else "")
+
+
+def anchored(feedback: str, task: Task) -> str:
+    """The sentences that do not say the answer, if they have a word of the question in common with it; else nothing."""
+    answer = re.compile(rf"(?<!\w){re.escape((task.answer or '').strip())}(?!\w)", re.IGNORECASE)
+    kept = " ".join(each for each in re.split(r"(?<=[.!?])\s+|\n+", feedback) if not answer.search(each)).strip()
+    asked, said = ({word.casefold() for word in re.findall(r"[^\W\d_]{4,}", text)} for text in (question(task), kept))
+    return kept if asked & said else ""
+
+
+def _same(reply: str, task: Task) -> bool:
+    solution = re.sub(r".*<solution>|</solution>.*", "", reply, flags=re.DOTALL)
+    return final_answer(solution).casefold() == (task.answer or "").strip().casefold()
