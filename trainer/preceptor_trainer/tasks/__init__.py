@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from preceptor_trainer.tasks._procedural import ProceduralTask, Split, TooFewQuestions, question_id, split_of
+from preceptor_trainer.tasks._procedural import ProceduralTask, Split, TooFewQuestions, question_id, shown, split_of
 
-__all__ = ["ProceduralTask", "Split", "TooFewQuestions", "load", "names", "question_id", "split_of"]
+__all__ = ["ProceduralTask", "Split", "TooFewQuestions", "load", "names", "question_id", "shown", "split_of"]
 
 
 GROUP = "preceptor.tasks"

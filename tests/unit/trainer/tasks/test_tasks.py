@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -217,3 +218,24 @@ def test_a_package_brings_a_task_of_its_own(tmp_path: Path, monkeypatch: pytest.
         assert type(tasks.load("skill_code")).__module__ == "preceptor_trainer.tasks.skill_code"
     finally:
         tasks._modules.cache_clear()
+
+
+def test_the_task_that_the_page_shows_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    spec = importlib.util.spec_from_loader("double", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "double", module)
+    exec(compile(code, "docs/tasks.md", "exec"), module.__dict__)
+    source = module.TASK.model_validate({"largest": 500})
+    for task in source.held_out(20):
+        assert source.columns == {"answer", "reference"} | task.columns.keys()
+        assert source.verifier(task, str(task.reference)).correct
+        assert not source.verifier(task, "1").correct
+    assert not {task.id for task in source.held_out(20)} & {task.id for task in source.train(0, 64, seed=0)}
+
+
+def test_the_page_names_every_task() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == NAMES
