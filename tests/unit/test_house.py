@@ -18,7 +18,19 @@ PACKAGES = {
     "preceptor_trainer": ROOT / "trainer" / "preceptor_trainer",
     "preceptor_services": ROOT / "services" / "preceptor_services",
 }
-VOCABULARY = {"leaks", "mismatch", "overrides", "part", "parts", "recipe", "recipes", "support", "tasks", "verifiers", "views"}
+VOCABULARY = {
+    "leaks",
+    "mismatch",
+    "overrides",
+    "part",
+    "parts",
+    "recipe",
+    "recipes",
+    "support",
+    "tasks",
+    "verifiers",
+    "views",
+}
 """What the API may take from the trainer (architecture rule 2)."""
 
 TRAINER_EXTRA = [

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from preceptor.adapters.answers import Answer, Asked, list_of, number_of, object_of, rows_of, version_of
 from preceptor.adapters.stock import StockClient
 from preceptor.endpoint import Count
-from preceptor.errors import Corrupt, Invalid, NotAuthorised, NotFound
+from preceptor.errors import Corrupt, Invalid, NotAuthorised, NotFound, ServerFault
 from preceptor.wire.teachers import Card, Support
 
 TOKEN_IN = "/inference/v1/generate"
@@ -99,7 +99,7 @@ class VllmClient(StockClient):
 
     def written(self, prompt: Sequence[int]) -> tuple[int, float] | None:
         """Only by the token-in way: the other one spells tokens out, and two of them may look the same."""
-        if self._way() != TOKEN_IN:
+        if not self.token_in:
             return None
         body = self._body(list(prompt), {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0, "logprobs": 0})
         choice = rows_of(self._post(TOKEN_IN, body), "choices")
@@ -110,10 +110,22 @@ class VllmClient(StockClient):
         return int(content[0]["token_id"]), number_of(content[0].get("logprob"), "the generated token")
 
     def reload_weights(self, folder: str) -> None:
-        """Load another version of the same model from a folder that the server can read. Raises NotFound where it was
-        not started with VLLM_SERVER_DEV_MODE=1, and ServerFault where it cannot load it."""
+        """Load another version of the model from a folder that the server can read. Raises NotFound where it was not
+        started with VLLM_SERVER_DEV_MODE=1, and ServerFault where it cannot load it."""
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
-        self._post("/reset_prefix_cache", {})
+        # Keys and values of the version before would go on being used. It says no while a request holds some.
+        said = self._post("/reset_prefix_cache?reset_running_requests=true", {})
+        if isinstance(said, dict) and cast("dict[str, Any]", said).get("success") is False:
+            raise ServerFault(f"The vLLM server at {self.url} keeps what it read with the weights before.")
+
+    @property
+    def token_in(self) -> bool:
+        """Whether it was started with `--enable-scale-out`."""
+        return self._way() == TOKEN_IN
+
+    def generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
+        """One completion by the token-in way, as vLLM answers it."""
+        return self._post(TOKEN_IN, self._body(list(ids), sampling))
 
     # --- one sequence ---------------------------------------------------------------------------------------------
 
@@ -203,14 +215,10 @@ class VllmClient(StockClient):
 
     def _scores_ids(self) -> bool:
         """Whether it scores ids of our choice at every position. A model runner without that says so with a 400."""
-        if self._way() != TOKEN_IN:
+        if not self.token_in:
             return False
-        wanted = {
-            "prompt_logprobs": 0,
-            "prompt_logprob_token_ids": [[0]],
-            "prompt_logprob_start": 0,
-            "temperature": 0.0,
-        }
+        scored = {"prompt_logprob_token_ids": [[0]], "prompt_logprob_start": 0}
+        wanted = {"prompt_logprobs": 0, "temperature": 0.0, **scored}
         try:
             body = self._post(TOKEN_IN, self._body(_LOOK, wanted))
         except Invalid:

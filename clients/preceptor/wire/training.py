@@ -189,6 +189,10 @@ class Training(Wire):
     """Where metrics go besides the control plane; the worker must have the package."""
     samples_kept: int = Field(default=2, ge=0, le=64)
     """Rollouts recorded with their per-token scores, a step."""
+    leak_check: Literal["fail", "drop", "off"] = "fail"
+    """What happens where privileged text is in the student's loss prompt, or a gold answer in a context that does not
+    say that it reveals it. `fail`: the run does. `drop`: such a context has no opinion on the rollout, which is counted
+    (`leaks`); a loss prompt still fails. `off`: nobody looks."""
     threads: int = Field(default=1, ge=1, le=1024)
     """CPU threads of the trainer, by device."""
     devices: int = Field(default=1, ge=1, le=4096)

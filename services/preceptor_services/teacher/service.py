@@ -15,7 +15,7 @@ from starlette.requests import Request
 from preceptor.errors import Conflict, Invalid
 from preceptor.wire.score import Numbers, ScoreRequest, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Values
-from preceptor_services.teacher.backends import About, Backend, Writes
+from preceptor_services.teacher.backends import About, Backend, writer_of
 from preceptor_services.teacher.head import Heads
 from preceptor_services.teacher.jobs import Done, Job, Passes, Whole, Work
 from preceptor_services.teacher.loader import Loader
@@ -118,7 +118,7 @@ class Service:
             supports=about.supports,
             head=about.head and about.head.model_copy(update={"frozen": settings.teacher_frozen_head}),
             generates=self.backend.text is not None,
-            writes=isinstance(self.backend, Writes),
+            writes=writer_of(self.backend) is not None,
             values=Values.RAW,
         )
 

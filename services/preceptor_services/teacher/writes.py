@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault
 from preceptor.wire.write import BrokenOff, WriteRequest, Written
-from preceptor_services.teacher.backends import Writes
+from preceptor_services.teacher.backends import Writes, writer_of
 from preceptor_services.teacher.jobs import Job
 from preceptor_services.teacher.scores import Teacher, caller_of
 from preceptor_services.teacher.service import Service
@@ -26,11 +26,11 @@ LINES = "application/x-ndjson"
 @router.post("/write", response_class=Response)
 async def write(request: Request, teacher: Teacher, wanted: Annotated[WriteRequest, Body()]) -> Response:
     """Completions of prompts, in the order in which they are finished: docs/protocol.md."""
-    backend = teacher.backend
-    if not isinstance(backend, Writes):
+    backend = writer_of(teacher.backend)
+    if backend is None:
         raise NotFound(
-            f"This teacher writes no rollouts: {backend.about.engine} is not asked for any.",
-            remedy="Ask one whose card says `writes`: the hf backend, or vLLM started by the vllm backend.",
+            f"This teacher writes no rollouts ({teacher.backend.about.engine}).",
+            remedy="Ask one whose card says `writes`: the hf backend, or vLLM with --enable-scale-out.",
         )
     _check(wanted, teacher, backend)
     teacher.check_version(wanted.weights_version)

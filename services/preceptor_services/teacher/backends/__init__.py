@@ -164,6 +164,11 @@ class Writes(Protocol):
     """What a backend offers besides `score`, to write rollouts."""
 
     @property
+    def writes(self) -> bool:
+        """Whether it can, as it was started."""
+        ...
+
+    @property
     def untempered(self) -> bool:
         """Whether it states untempered log-probabilities at every temperature."""
         ...
@@ -172,3 +177,8 @@ class Writes(Protocol):
         """Every completion, those that were finished together; nothing, where it is somebody else's turn. `between` is
         called now and then; what it raises ends the work."""
         ...
+
+
+def writer_of(backend: Backend) -> Writes | None:
+    """The backend as one that writes rollouts; None: it cannot."""
+    return backend if isinstance(backend, Writes) and backend.writes else None

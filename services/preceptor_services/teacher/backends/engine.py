@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -119,6 +120,12 @@ class EngineBackend(ABC):
 
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         """Through the adapter. Raises ServerFault where the engine has ended, does not answer, or lost its weights."""
+        with self._asking():
+            return self._client.numbers(request, between=between)[0]
+
+    @contextmanager
+    def _asking(self) -> Generator[None]:
+        """Around what is asked of the engine. Raises ServerFault as `score` does."""
         if self._lost is not None:
             raise ServerFault(
                 f"The engine behind this teacher broke off while it loaded weights ({self._lost.problem.detail}), and "
@@ -126,7 +133,7 @@ class EngineBackend(ABC):
                 remedy="Load a version again, or start the teacher again.",
             )
         try:
-            return self._client.numbers(request, between=between)[0]
+            yield
         except Unreachable as error:
             if self._process is not None:
                 self._process.check()

@@ -38,7 +38,7 @@ models of 0.2 M and 58 M parameters), and what keeps a GPU busy."""
 class HfBackend:
     """A model folder, served."""
 
-    untempered = False
+    untempered, writes = False, True
 
     def __init__(
         self,

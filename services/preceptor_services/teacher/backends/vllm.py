@@ -6,13 +6,15 @@ VLLM_SERVER_DEV_MODE=1, as the one that we start does. A LoRA adapter is merged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from preceptor.adapters import Stock
 from preceptor.adapters.vllm import VllmClient
+from preceptor.adapters.vllm_writing import rollouts
 from preceptor.errors import Invalid, NotFound, ServerFault
 from preceptor.fingerprint import tokenizer_card
+from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends import Layout
 from preceptor_services.teacher.backends.engine import EngineBackend, EngineProcess, stated_tokenizer
 
@@ -37,6 +39,18 @@ class VllmBackend(EngineBackend):
                 remedy="Give the model a head of its own (tie_word_embeddings false), or use the hf backend.",
             )
         return layout
+
+    untempered = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether the server takes token ids and says what each that it writes was worth."""
+        return self._client.token_in
+
+    def write(self, wanted: WriteRequest, between: Callable[[], object]) -> Iterator[Sequence[Written]]:
+        """By vLLM's own sampler, a request a completion. Raises ServerFault as `score` does."""
+        with self._asking():
+            yield from rollouts(self._client, wanted, self.about.weights_version, between)
 
     def _load(self, folder: Path) -> None:
         try:
