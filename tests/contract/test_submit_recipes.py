@@ -27,6 +27,7 @@ EXTRAPOLATED = {"kind": "extrapolated", "lam": 2.0}
         ("opsd", {"objective.beta": 0.3}, "overrides.objective.beta", "Write objective.0.beta"),
         ("opsd", {"weights.0.mix": 1}, "overrides.weights.0", "it has none: it is empty"),
         ("opsd", {"objektive.0.beta": 0.3}, "overrides.objektive", "Did you mean objective?"),
+        ("opsd", {"trainig.steps": 3}, "overrides.trainig", "Did you mean training, a field of the run?"),
         ("opsd", {"objective.0": {"kind": "reverse_kl", "beta": 1}}, "overrides.objective.0.beta", "There are clip"),
         ("opsd", {"objective.0.coefficient": "x"}, "overrides.objective.0.coefficient", "valid number"),
         ("opsd", {"objective.0.coefficient": {"kind": "lin"}}, "overrides.objective.0.coefficient", "unknown Schedule"),

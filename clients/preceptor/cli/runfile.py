@@ -113,23 +113,36 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
 
 
 def assignments(pairs: list[str], *, under: str | None = None) -> dict[str, Any]:
-    """`["training.steps=5", "overrides.rollout.samples=2"]` as nested tables; a value is read as TOML, else as text.
+    """`["training.steps=5", "objective.0.beta=0.3"]` as what a run file says.
 
-    Raises Invalid where there is no `=`.
+    A path that is none of a run's own is one of its recipe's, and stays a path: the control plane knows what lies
+    there. A value is read as TOML, `null` as nothing, anything else as text. Raises Invalid where there is no `=`.
     """
     result: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
-        if not equals or not path:
+        path = f"{under}.{path}" if under else path
+        if not equals or not all(path.split(".")):
             raise Invalid(f"{pair!r} sets nothing.", remedy="Write name=value, for example training.steps=5.")
-        try:
-            value: Any = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        for part in reversed((f"{under}.{path}" if under else path).split(".")):
-            value = {part: value}
+        value, first = _value(text), path.partition(".")[0]
+        if first == "overrides" and path != first:
+            value = {"overrides": {path.removeprefix("overrides."): value}}
+        elif first not in RunFile.model_fields:
+            value = {"overrides": {path: value}}
+        else:
+            for part in reversed(path.split(".")):
+                value = {part: value}
         result = merged(result, value)
     return result
+
+
+def _value(text: str) -> Any:
+    if text == "null":  # TOML has no such value, and a recipe's settings do
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

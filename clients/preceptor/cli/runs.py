@@ -16,6 +16,7 @@ from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run,
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.cli.watch import Watch, describe_result
 from preceptor.client import Client
+from preceptor.errors import Invalid
 from preceptor.ledgers import total
 from preceptor.wire.runs import Run, RunState
 
@@ -26,7 +27,10 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 @app.command()
 def start(
-    file: Annotated[Path | None, typer.Argument(help="A run written as TOML; every option below overrides it.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|RECIPE]", help="A run written as TOML, or a recipe; options override it."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="The method.")] = None,
     student: Annotated[str | None, typer.Option(help="A model folder, artifact, `hub:...` or known name.")] = None,
     teacher: Annotated[list[str] | None, typer.Option(metavar="ROLE=NAME", help="Who fills a role; repeat.")] = None,
@@ -37,7 +41,11 @@ def start(
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Any field, e.g. training.steps=100; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Any field, of the run or its recipe: training.steps=9, rollout.samples=4.",
+        ),
     ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run, however often.")] = None,
     watch_: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
@@ -46,6 +54,11 @@ def start(
     as_json: output.Json = False,
 ) -> None:
     """Start a run. A student's folder and a data file are pushed as artifacts first."""
+    file = None if what is None or _is_recipe(what) else Path(what)
+    if what is not None and file is None:
+        if recipe not in (None, what):
+            raise Invalid(f"Two recipes are named, {what} and {recipe}.", field="recipe", remedy="Name one.")
+        recipe = what
     plain = {"recipe": recipe, "student": student, "name": name}
     changes: dict[str, Any] = {option: value for option, value in plain.items() if value is not None}
     changes = merged(changes, assignments(teacher or [], under="teachers"))
@@ -64,6 +77,11 @@ def start(
         return output.show_json(run)
     output.console.print(f"Run {run.id} ({run.name}) is {output.cell(run.state.value)}.")
     output.console.print(f"Watch it: preceptor runs watch {run.id}", highlight=False)
+
+
+def _is_recipe(what: str) -> bool:
+    """Whether it is a recipe's name: no file of that name is there, and none is meant."""
+    return what.isidentifier() and not Path(what).exists()
 
 
 @app.command("list")

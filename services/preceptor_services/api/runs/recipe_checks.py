@@ -77,6 +77,8 @@ def _explained(error: ValidationError, whole: Mapping[str, Any]) -> Invalid:
     if first["type"] != "extra_forbidden":
         return wrong
     known = _fields(whole, path[:-1])
+    if len(path) == 1 and (mine := get_close_matches(str(path[0]), RunCreate.model_fields, n=1, cutoff=0.8)):
+        return Invalid(wrong.problem.detail, field=wrong.field, remedy=f"Did you mean {mine[0]}, a field of the run?")
     near = get_close_matches(str(path[-1]), known, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}." if known else None
     return Invalid(wrong.problem.detail, field=wrong.field, remedy=hint)

@@ -83,9 +83,25 @@ def test_assignments_are_typed_and_nested() -> None:
         "name": "plain-text",
     }
     assert assignments(["self=tiny"], under="teachers") == {"teachers": {"self": "tiny"}}
-    for wrong in ("training.steps", "=5"):
+    assert assignments(["name=null", "data.task=chain_sum"]) == {"name": None, "data": {"task": "chain_sum"}}
+    for wrong in ("training.steps", "=5", "training..steps=5", ".a=5"):
         with pytest.raises(Invalid, match="sets nothing"):
             assignments([wrong])
+
+
+def test_what_is_not_the_runs_is_its_recipes(tmp_path: Path) -> None:
+    said = ["objective.0.beta=0.3", "overrides.rollout.samples=8", "teacher={kind='ema'}", "training.steps=9"]
+    changes = assignments(said)
+    assert changes == {
+        "overrides": {"objective.0.beta": 0.3, "rollout.samples": 8, "teacher": {"kind": "ema"}},
+        "training": {"steps": 9},
+    }
+    text = RUN + "[overrides]\nobjective = [{kind = 'jsd', beta = 0.1}]\n"
+    wish = load_run_file(write(tmp_path, text), changes)
+    assert list(wish.overrides) == ["objective", "objective.0.beta", "rollout.samples", "teacher"], (
+        "the file comes first"
+    )
+    assert assignments(["objective.0.clip=null"]) == {"overrides": {"objective.0.clip": None}}
 
 
 def test_merging_keeps_what_is_not_changed() -> None:
