@@ -97,6 +97,12 @@ def test_a_wrong_file_is_the_callers_fault(
     code, _, err = run_main(monkeypatch, capsys, "runs", "start", str(tmp_path / "no.toml"))
     assert code == 2
     assert "cannot be read" in err
+    code, _, err = run_main(monkeypatch, capsys, "runs", "start", "opsd")
+    assert code == 2
+    assert "student: Field required" in err, "a recipe is no file"
+    code, _, err = run_main(monkeypatch, capsys, "runs", "start", "opsd", "--recipe", "opd")
+    assert code == 2
+    assert "Two recipes are named, opsd and opd." in err
     code, _, err = run_main(monkeypatch, capsys, "runs", "list", "--key-file", str(tmp_path / "no.key"))
     assert code == 2
     assert "--key-file" in err
