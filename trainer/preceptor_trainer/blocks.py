@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import BadScores
+from preceptor_trainer import products
 from preceptor_trainer.batch import Batch, Slot, narrow_view
 from preceptor_trainer.model import Head
 from preceptor_trainer.views import FLOOR, BlockView, Opinion, TokenView
@@ -46,8 +47,8 @@ def logits(hidden_TD: Tensor, head: Head, out_TV: Tensor | None = None) -> Tenso
     """[T, V] in the hidden states' dtype, in the first rows of `out_TV` where there is one. No gradient."""
     weight_VD, bias_V = head.weight_VD.detach().to(hidden_TD.dtype), head.bias_V
     with torch.no_grad():
-        out_TV = None if out_TV is None else out_TV[: len(hidden_TD)]
-        logits_TV = torch.mm(hidden_TD.detach(), weight_VD.t(), out=out_TV)
+        out_TV = hidden_TD.new_empty(len(hidden_TD), len(weight_VD)) if out_TV is None else out_TV[: len(hidden_TD)]
+        logits_TV = products.logits(hidden_TD.detach(), weight_VD, out_TV)
         return logits_TV if bias_V is None else logits_TV.add_(bias_V)
 
 

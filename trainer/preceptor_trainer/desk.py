@@ -20,6 +20,7 @@ from torch import Tensor
 from preceptor_trainer.draws import Completion, Job, draw, uniforms
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.packing import as_taken
+from preceptor_trainer.products import faster, product
 from preceptor_trainer.seats import Prompts, Read, Slots, token_bytes
 
 
@@ -115,15 +116,15 @@ class Desk:
     def _advance(self) -> None:
         """One more token for every row."""
         position_B1, mask_B11K = self._slots.seek([row.held for row in self._rows])
-        hidden_B1D = self._module.base_model(
-            input_ids=torch.tensor([[row.tokens[-1]] for row in self._rows], device=self._device),
-            attention_mask=as_taken(mask_B11K, self._module),
-            position_ids=position_B1,
-            past_key_values=self._slots,
-            use_cache=True,
-        ).last_hidden_state
-        head = head_of(self._module)
-        self._draw(self._rows, torch.nn.functional.linear(hidden_B1D[:, 0], head.weight_VD, head.bias_V))
+        with faster(self._module, len(self._rows)):
+            hidden_B1D = self._module.base_model(
+                input_ids=torch.tensor([[row.tokens[-1]] for row in self._rows], device=self._device),
+                attention_mask=as_taken(mask_B11K, self._module),
+                position_ids=position_B1,
+                past_key_values=self._slots,
+                use_cache=True,
+            ).last_hidden_state
+        self._draw(self._rows, product(hidden_B1D[:, 0], *head_of(self._module)))
 
     def _draw(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         uniform_B = torch.tensor(

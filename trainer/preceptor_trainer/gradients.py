@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from preceptor.wire.teachers import Support
+from preceptor_trainer.products import onto_head
 from preceptor_trainer.recipe import Divergence, Term
 from preceptor_trainer.views import BlockView, Opinion
 
@@ -127,7 +128,7 @@ class HeadGradient:
         """One block's: the gradient on its logits, and its hidden states."""
         weight_VD, bias_V = self._sums
         if weight_VD is not None:
-            weight_VD.addmm_(grad_TV.t().to(weight_VD.dtype), hidden_TD.to(weight_VD.dtype))
+            onto_head(grad_TV, hidden_TD, weight_VD)
         if bias_V is not None:
             bias_V.add_(grad_TV.sum(0, dtype=torch.promote_types(bias_V.dtype, torch.float32)))
 

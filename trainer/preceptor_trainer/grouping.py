@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from preceptor_trainer.batch import Row
 from preceptor_trainer.packing import MASK_ELEMENTS, as_taken, most_new, packable
+from preceptor_trainer.products import learning
 from preceptor_trainer.scoring import final_hidden
 
 _PAD, _PROMPT = -1, 0
@@ -108,7 +109,8 @@ def hidden_states(module: PreTrainedModel, cut: Cut) -> Tensor:
     else:
         mask = as_taken(laid.mask_B1SS(device), module)
     ids_BS, position_BS = (torch.from_numpy(each).to(device) for each in (laid.ids_BS, laid.position_BS))
-    hidden_BSD = final_hidden(module, ids_BS, mask, position_BS)
+    with learning(module):
+        hidden_BSD = final_hidden(module, ids_BS, mask, position_BS)
     line_T, state_T = (torch.from_numpy(each).to(device) for each in (laid.line_T, laid.state_T))
     return hidden_BSD[line_T, state_T]
 

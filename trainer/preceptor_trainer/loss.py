@@ -21,6 +21,7 @@ from preceptor_trainer.blocks import TeacherDisagrees, blocks, log_softmax, walk
 from preceptor_trainer.diagnostics import Sums, diagnose
 from preceptor_trainer.gradients import HeadGradient, OnLogits
 from preceptor_trainer.model import Head
+from preceptor_trainer.products import onto_hidden
 from preceptor_trainer.recipe import Recipe, Target, Term, at
 from preceptor_trainer.views import BlockView, Opinion, Scalars, TokenView
 from preceptor_trainer.weighing import TermWeights, target_of
@@ -75,7 +76,7 @@ def fold(
                     mine_TV.copy_(grad_TV)
                     moves = True
             if moves:
-                torch.mm(block.student_TV, compute.weight_VD, out=grad_TD[block.begin - start : block.end - start])
+                onto_hidden(block.student_TV, compute.weight_VD, grad_TD[block.begin - start : block.end - start])
                 on_head.add(block.student_TV, block.hidden_TD)
     on_head.close()
     return grad_TD, sums

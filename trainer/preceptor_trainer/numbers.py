@@ -67,9 +67,8 @@ class Tally:
 
     def put(self, at_N: NDArray[np.int64], hidden_ND: Tensor) -> None:
         """The hidden states that predict these positions. Putting a position twice changes nothing."""
-        logits_of = product(self._head.weight_VD, self._head.bias_V, len(at_N))
         for block in _blocks(len(at_N), self._head.weight_VD.shape[0]):
-            self._put(at_N[block], hidden_ND[block], logits_of(hidden_ND[block]).float())
+            self._put(at_N[block], hidden_ND[block], product(hidden_ND[block], *self._head).float())
 
     def _put(self, at_N: NDArray[np.int64], hidden_ND: Tensor, logits_NV: Tensor) -> None:
         index_N = torch.from_numpy(at_N).to(hidden_ND.device)

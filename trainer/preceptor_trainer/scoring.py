@@ -28,7 +28,7 @@ from preceptor_trainer.packing import Input, Packed, Piece, as_taken, lay_out, m
 from preceptor_trainer.packing import packable as packable
 from preceptor_trainer.passes import choose, joined
 from preceptor_trainer.prefixes import Prefix, PrefixCache, stack
-from preceptor_trainer.products import Products, pays
+from preceptor_trainer.products import faster
 
 
 def score(
@@ -144,11 +144,12 @@ class Scorer:
         cache = stack(hits, module) if hits else DynamicCache(config=module.config) if keep or first else None
         if first:
             ids_BQ = prefix_ids(rows, self._model.device)
-            module.base_model(input_ids=ids_BQ, past_key_values=cache, use_cache=True)
+            with faster(module, ids_BQ.numel()):
+                module.base_model(input_ids=ids_BQ, past_key_values=cache, use_cache=True)
         laid = lay_out(rows, cached=bool(hits) or first, device=self._model.device)
         forward = module.base_model if self._forward is None or cache is not None else self._forward
         # What was compiled has its own products, and would have to be compiled again for these.
-        with Products() if self._forward is None and pays(laid.ids_BS.numel(), self._hidden_size) else nullcontext():
+        with faster(module, laid.ids_BS.numel()) if self._forward is None else nullcontext():
             hidden_BSD = forward(
                 input_ids=laid.ids_BS, past_key_values=cache, use_cache=cache is not None, **_view(module, laid)
             ).last_hidden_state

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from preceptor_trainer.model import head_of
+from preceptor_trainer.products import faster, product
 
 READ_TOKENS = 2048
 """Prompt tokens, padding included, that are read at once; a longer prompt is read alone."""
@@ -62,16 +63,15 @@ class Prompts:
         ids_BP = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
         cache = DynamicCache(config=self._module.config)
         # No mask: what pads on the right is behind everything that is looked at.
-        hidden_BPD = self._module.base_model(
-            input_ids=ids_BP,
-            position_ids=torch.arange(longest, device=device).expand_as(ids_BP),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        with faster(self._module, ids_BP.numel()):
+            hidden_BPD = self._module.base_model(
+                input_ids=ids_BP,
+                position_ids=torch.arange(longest, device=device).expand_as(ids_BP),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
         last_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        head = head_of(self._module)
-        hidden_BD = hidden_BPD[torch.arange(len(prompts), device=device), last_B]
-        logits_BV = torch.nn.functional.linear(hidden_BD, head.weight_VD, head.bias_V)
+        logits_BV = product(hidden_BPD[torch.arange(len(prompts), device=device), last_B], *head_of(self._module))
         return [Read(len(prompt), cache, index, logits_BV[index]) for index, prompt in enumerate(prompts)]
 
 

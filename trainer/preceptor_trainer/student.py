@@ -19,6 +19,7 @@ from preceptor.wire.training import Training
 from preceptor_trainer import lora
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.optim import free
+from preceptor_trainer.products import learning
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Constraint
 from preceptor_trainer.sharding import Learning, Sharded
@@ -90,7 +91,8 @@ def _recompute(model: Model) -> None:
     # Its newer name first: the older one warns.
     enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
     try:
-        enable({"use_reentrant": False})
+        # What is computed again is computed as it was.
+        enable({"use_reentrant": False, "context_fn": lambda: (learning(model.module), learning(model.module))})
     except ValueError as error:
         layers = []
         why = str(error)
