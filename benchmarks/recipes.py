@@ -54,13 +54,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, help="the model folder that is trained (default: the task's own)")
     parser.add_argument("--only", help="recipes, comma-separated (default: all)")
     parser.add_argument("--seeds", default="0,1,2", help="of the runs (default: %(default)s)")
-    parser.add_argument("--rates", default="2e-4,5e-4,1.5e-3", help="learning rates to choose from")
+    parser.add_argument("--rates", default="5e-5,2e-4,5e-4,1.5e-3", help="learning rates to choose from")
     parser.add_argument("--tokens", type=int, default=Budget().tokens, help="budget of a run (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-out" / "recipes", help="where results are kept")
-    parser.add_argument("--results", type=Path, help="Markdown file whose section on the recipes is written anew")
+    parser.add_argument(
+        "--results", type=Path, help="Markdown file that gets the table (default: RESULTS.md, where all recipes ran)"
+    )
     parser.add_argument("--small", action="store_true", help="sizes that show that it runs, and nothing else")
     chosen = parser.parse_args()
+    if chosen.results is None and chosen.only is None and not chosen.small:
+        chosen.results = ROOT / "benchmarks" / "RESULTS.md"
     chosen.only = chosen.only.split(",") if chosen.only else list(recipes.names())
     if unknown := sorted(set(chosen.only) - set(recipes.names())):
         parser.error(f"--only: no recipe is called '{unknown[0]}'; there are {', '.join(recipes.names())}")

@@ -31,7 +31,7 @@ class Budget:
     first evaluation at or after them."""
     rollouts: int = 64
     """A step: so many tasks, or fewer where each is answered several times."""
-    every: int = 6
+    every: int = 4
     """Steps between two evaluations."""
     items: int = 200
     """Held-out questions of an evaluation."""
