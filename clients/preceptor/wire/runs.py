@@ -14,6 +14,7 @@ from pydantic import Field
 
 from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
 from preceptor.wire.data import DataSpec
+from preceptor.wire.skills import PinnedBank
 from preceptor.wire.teachers import Card, Stamp, TeacherKind
 from preceptor.wire.training import Training
 
@@ -62,6 +63,8 @@ class RunCreate(Wire):
     """Whether teachers may have another tokenizer than the student (`bytes`), or not (`ids`)."""
     sampler: str | None = None
     """Which registered teacher writes the rollouts, by weights that the run sends it; None: the worker itself."""
+    skills: PinnedBank | None = None
+    """The skill bank that contexts show from, as `bank@version`; without a version, the latest when it is submitted."""
 
 
 OnFailure = Literal["wait", "fallback", "drop"]
@@ -130,6 +133,8 @@ class Run(Wire):
     """The resolved training settings."""
     sampler: str | None = None
     """Which registered teacher writes the rollouts; None: the worker itself."""
+    skills: PinnedBank | None = None
+    """The version of a skill bank that contexts show from, as `bank@version`."""
     alignment: Alignment = "ids"
     """Whether teachers may have another tokenizer than the student."""
     state: RunState

@@ -31,6 +31,7 @@ from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
 from preceptor_services.api.runs.recipe_checks import recipe_of
 from preceptor_services.api.runs.sampler_checks import check_sampler
+from preceptor_services.api.runs.skill_checks import check_skills
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
 from preceptor_services.api.runs.training_checks import check_training
 from preceptor_services.problems import invalid
@@ -53,6 +54,8 @@ class Accepted:
 
     recipe: Recipe
     training: Training
+    skills: str | None
+    """The skill bank with its version."""
 
 
 def check(session: Session, wish: RunCreate) -> Accepted:
@@ -61,11 +64,12 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     training = _training(recipe, wish.training)
     student = _student(session, wish.student)
     cards = cards_of(session, recipe, wish)
-    longest = check_data(session, recipe, wish.data, training, student)
+    asking, skills = check_skills(session, recipe, wish)
+    longest = check_data(session, asking, wish.data, training, student)
     check_suit(session, cards, recipe, student, longest, wish.alignment)
     check_sampler(session, wish, recipe, training, student, longest)
     check_training(session, wish, recipe, training, student, cards)
-    return Accepted(recipe=recipe, training=training)
+    return Accepted(recipe=recipe, training=training, skills=skills)
 
 
 def _fields(path: tuple[int | str, ...]) -> list[str]:
