@@ -250,6 +250,16 @@ def test_what_is_not_vllm_is_said_so() -> None:
         teacher.card()
 
 
+def test_an_adapter_has_from_its_base_what_its_own_entry_leaves_out():
+    server = Vllm()
+    (base,) = server.records["models"]["data"]
+    adapter = {"id": "trained", "root": "/adapter", "parent": base["id"], "max_model_len": None}
+    server.records["models"]["data"].append(adapter)
+    with vllm(server, replace(STOCK, model="trained")) as teacher:
+        card = teacher.card()
+    assert (card.model, card.limits.max_tokens) == ("trained", base["max_model_len"] - 1)
+
+
 def test_a_server_without_prompt_log_probabilities_is_sent_elsewhere() -> None:
     def bare(answer: Any) -> Any:
         answer["choices"][0]["prompt_logprobs"] = None

@@ -77,6 +77,7 @@ def test_overrides_that_do_not_fit(sqlite_house: House, overrides: dict[str, Any
             "training.guards.entropy.action",
             "'warn', 'pause' or 'rollback'",
         ),
+        ({"guards": {"entropy": {}, "max_rollbacks": 5}}, "training.guards.max_rollbacks", "no guard rolls back"),
         ({"guards": {"length": {"threshold": 0.5}}}, "training.guards.length.threshold", "greater than 1"),
         ({"trackers": ["visdom"]}, "training.trackers.0", "'tensorboard', 'wandb' or 'mlflow'"),
         ({"trackers": ["wandb", "wandb"]}, "training.trackers", "wandb is named twice"),
@@ -293,6 +294,7 @@ def test_data_that_is_a_model(house: House):
         ("prompt", {}, "data.columns", "neither a column 'prompt' nor 'messages'; it has answer, reference"),
         ("reference", {}, "data.columns", "context 'reference' needs the column 'reference', which the dataset lacks"),
         ("answer", {}, "data.columns", "verifier 'exact' needs the column 'answer'"),
+        ("", {"columns": {"answr": "answer"}}, "data.columns.answr", "nothing reads a part of this name"),
         ("", {"columns": {"answer": "solution"}}, "data.columns.answer", "no column 'solution'; it has answer, prompt"),
         ("", {"verifier": "oracle"}, "data.verifier", "there is no verifier 'oracle'; there are exact"),
         ("", {"held_out": 0.0}, "data.held_out", "without held-out rows"),
@@ -304,6 +306,13 @@ def test_datasets_without_what_is_needed(sqlite_house: House, drop: str, spec: d
     error = refused(sqlite_house, data=data)
     assert error.field == field
     assert said in str(error)
+
+
+def test_a_verifier_of_the_data_that_the_recipe_would_not_ask(sqlite_house: House):
+    spec = DatasetSource(artifact=dataset(sqlite_house, ROWS), verifier="math")
+    error = refused(sqlite_house, data=spec, overrides={"verifier": {"kind": "exact"}})
+    assert error.field == "data.verifier"
+    assert "judges by its own verifier ('exact')" in str(error)
 
 
 def test_dataset_with_rows_that_ask_nothing(house: House):
@@ -361,6 +370,8 @@ EMA = {"teacher": {"kind": "ema"}}
             "training.guards.repetition",
             "learns from the data's completions",
         ),
+        ({"overrides": {"sparse": {"k": 8}}}, "overrides.sparse", "no ids are chosen"),
+        ({"recipe": "sft", "teachers": {}, "overrides": {"sparse": {"always": True}}}, "overrides.sparse", "no ids"),
     ],
 )
 def test_settings_that_could_have_no_effect(sqlite_house: House, changes: dict[str, Any], field: str, said: str):

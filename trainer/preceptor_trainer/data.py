@@ -13,15 +13,13 @@ from random import Random
 from typing import Any, Protocol, cast
 
 from preceptor.errors import Invalid
-from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
+from preceptor.wire.data import PARTS, DatasetSource, DataSpec, TaskSource
 from preceptor_trainer import tasks, verifiers
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.tasks import ProceduralTask, TooFewQuestions, question_id
 from preceptor_trainer.views import Message, Task
 
 Row = dict[str, Any]
-PARTS = ("prompt", "messages", "answer", "reference")
-"""What a row's columns may be to a task; every other column is kept under its own name."""
 FORMATS = (".jsonl", ".parquet")
 
 

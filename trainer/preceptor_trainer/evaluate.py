@@ -92,7 +92,7 @@ class Evaluator:
         ]
 
     def _job(self, task: Task, seed: int) -> Job:
-        ids = tuple(prompt_ids(self._model, task.messages))
+        ids = tuple(prompt_ids(self._model, task.messages, self._max_tokens))
         return Job(prompt_ids=ids, seed=seed, max_tokens=self._max_tokens)
 
     def _right(self, task: Task, written: Completion) -> bool:

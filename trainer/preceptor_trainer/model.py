@@ -108,12 +108,23 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: str = "float32") 
     return Model(module, tokenizer, tokenizer_card(folder), folder)
 
 
-def prompt_ids(model: Model, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(model: Model, messages: Sequence[Message], room: int = 0) -> list[int]:
     """The ids of a conversation through the model's own chat template, up to where the assistant starts to write.
 
-    Raises Invalid where there is no template, or the template refuses the messages.
+    room: tokens that are to follow.
+    Raises Invalid where there is no template, the template refuses the messages, or the model's positions end before
+    what follows does: a rotary model would answer there too, and make no sense.
     """
-    return chat_ids(model.tokenizer, messages, f"the model in {model.folder}")
+    ids = chat_ids(model.tokenizer, messages, f"the model in {model.folder}")
+    if len(ids) + room > model.max_tokens:
+        asked = " ".join(messages[-1]["content"].split())[:60]
+        raise Invalid(
+            f"A prompt of {len(ids)} tokens ('{asked}...') and a completion of up to {room} do not fit the student, "
+            f"whose positions end at {model.max_tokens}.",
+            field="data",
+            remedy="Start the run on data without such rows, or with a lower overrides.rollout.max_tokens.",
+        )
+    return ids
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Message], whose: str) -> list[int]:

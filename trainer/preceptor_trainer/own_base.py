@@ -14,6 +14,7 @@ import transformers
 from preceptor.errors import Invalid
 from preceptor.fingerprint import tokenizer_file
 from preceptor.frames import hash_of, head_buffers
+from preceptor.limits import check_lengths
 from preceptor.tensors import Tensor
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import TeacherLedger
@@ -82,6 +83,7 @@ class WithOwnBase:
     def score(self, role: str, request: ScoreRequest, **settings: Any) -> Scores:
         if role not in self._roles:
             return self._others.score(role, request, **settings)
+        check_lengths(request, self._card.limits.max_tokens)
         began = monotonic()
         numbers = score(self._base, request, batch_tokens=self._batch_tokens)
         seconds = monotonic() - began

@@ -129,7 +129,7 @@ class Writer:
                 task=task,
                 index=index,
                 plan=plan,
-                prompt_ids=tuple(prompt_ids(self._model, plan.turns[-1].messages)),
+                prompt_ids=tuple(prompt_ids(self._model, plan.turns[-1].messages, self._policy.max_tokens)),
             )
             for place, (task, index, plan) in enumerate(planned)
         ]
@@ -137,7 +137,7 @@ class Writer:
     def _job(self, draft: _Draft, step: int) -> Job:
         prompt = draft.prompt_ids
         if draft.plan.behaviour is not None:
-            prompt = tuple(prompt_ids(self._model, draft.plan.behaviour))
+            prompt = tuple(prompt_ids(self._model, draft.plan.behaviour, self._policy.max_tokens))
         horizon = min(draft.plan.max_tokens or self._policy.max_tokens, self._policy.max_tokens)
         seed = stream(self._seed, "sample", step, draft.task.id, draft.index)
         return Job(prompt_ids=prompt, seed=seed, max_tokens=horizon)

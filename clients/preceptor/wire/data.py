@@ -8,6 +8,9 @@ from pydantic import Field
 
 from preceptor.wire.common import ArtifactId, Wire
 
+PARTS = ("prompt", "messages", "answer", "reference")
+"""What a row's columns may be to every run; recipes and verifiers may read others, by their own names."""
+
 
 class TaskSource(Wire):
     """Procedural tasks: made on the fly from a seed, scored by the task's own verifier."""

@@ -105,6 +105,15 @@ class Guards(Wire):
     max_rollbacks: int = Field(default=3, ge=1, le=1000)
     """Rollbacks after which the run fails instead."""
 
+    @field_validator("max_rollbacks")
+    @classmethod
+    def _something_rolls_back(cls, most: int, info: ValidationInfo) -> int:
+        watched = [info.data.get(name) for name in ("repetition", "length", "entropy", "tail")]
+        actions = [info.data.get("nonfinite"), *(each.action for each in watched if isinstance(each, Guard))]
+        if most != cls.model_fields["max_rollbacks"].default and "rollback" not in actions:
+            raise ValueError("no guard rolls back; set an action to rollback, or leave it out")
+        return most
+
 
 class Mismatch(Wire):
     """What is made of tokens that whoever wrote them found more or less likely than the learner does."""

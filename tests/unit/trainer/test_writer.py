@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from preceptor.errors import Invalid
 from preceptor_trainer.model import Model, eos_ids, load_model, prompt_ids
 from preceptor_trainer.parts.rollouts import Dataset, Student
 from preceptor_trainer.recipe import RolloutPolicy
@@ -94,6 +95,15 @@ def test_a_plan_may_shorten_the_horizon(model: Model) -> None:
 def test_a_plan_that_cannot_be_carried_out_is_refused(model: Model, way: str, says: str) -> None:
     with pytest.raises(CannotWrite, match=says):
         writer(model, _Odd(way=way)).write(TASKS, 1)
+
+
+@pytest.mark.parametrize("policy", [Student(max_tokens=8), Dataset(max_tokens=8), _Odd(way="behaviour", max_tokens=8)])
+def test_a_row_that_the_student_has_no_positions_for_is_refused_by_its_words(
+    model: Model, policy: RolloutPolicy
+) -> None:
+    long = Message(role="user", content="what is " + "so " * model.max_tokens + "long?")
+    with pytest.raises(Invalid, match=r"A prompt of \d+ tokens \('what is so so .* completion of up to 8 do not fit"):
+        writer(model, policy).write([TASKS[0], replace(TASKS[1], messages=(long,))], 1)
 
 
 def test_streams_depend_on_all_their_parts() -> None:

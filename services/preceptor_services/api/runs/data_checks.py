@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Invalid
 from preceptor.wire.artifacts import ArtifactKind, DatasetFacts, ModelFacts
-from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
+from preceptor.wire.data import PARTS, DatasetSource, DataSpec, TaskSource
 from preceptor.wire.runs import Training
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_trainer import tasks, verifiers
@@ -25,6 +25,7 @@ def check_data(session: Session, recipe: Recipe, spec: DataSpec, training: Train
         _check_task(recipe, spec)
         return 0
     facts = _dataset(session, spec)
+    _check_verifier(recipe, spec)
     _check_columns(recipe, spec, facts)
     _check_rows(spec, facts, training)
     lengths = (facts.columns[column].longest for column in map(spec.column, PROMPTS) if column in facts.columns)
@@ -88,9 +89,27 @@ def _dataset(session: Session, spec: DatasetSource) -> DatasetFacts:
     return facts
 
 
+def _check_verifier(recipe: Recipe, spec: DatasetSource) -> None:
+    own, default = recipe.verifier, DatasetSource.model_fields["verifier"].default
+    if own is not None and spec.verifier != default and verifiers.load(spec.verifier) != own:
+        raise Invalid(
+            f"data.verifier: the recipe judges by its own verifier ('{own.kind}'), and this one would not be asked.",
+            field="data.verifier",
+            remedy='Leave it out, or override: {"verifier": null}.',
+        )
+
+
 def _check_columns(recipe: Recipe, spec: DatasetSource, facts: DatasetFacts) -> None:
     has = ", ".join(sorted(facts.columns)) or "none"
+    known = {*PARTS, *(need.column for need in _needs(recipe, spec.verifier))}
     for part, column in spec.columns.items():
+        # A part of another name may be one that something reads where it is there; one that is misspelt is not.
+        if part not in known and (near := get_close_matches(part, known, n=1, cutoff=0.8)):
+            raise Invalid(
+                f"data.columns.{part}: nothing reads a part of this name.",
+                field=f"data.columns.{part}",
+                remedy=f"Did you mean {near[0]}?",
+            )
         if column not in facts.columns:
             raise Invalid(
                 f"data.columns.{part}: the dataset has no column '{column}'; it has {has}.",

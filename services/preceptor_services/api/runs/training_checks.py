@@ -26,6 +26,7 @@ def check_training(
     """Raises Invalid where a setting could have no effect, or not the one it names."""
     _check_adapters(wish, recipe, training)
     _check_guards(recipe, training, student, named)
+    _check_sparse(wish, recipe, student, named)
     _check_moves(wish, recipe, {each.role: each for each in named if each.field.startswith("teachers.")})
     fields = {each.name: each.field for each in named}
     if wish.sampler is not None:
@@ -117,6 +118,19 @@ def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named
             field="training.guards.tail",
             remedy='Leave it out, or override: {"sparse": {"always": true}}.',
         )
+
+
+def _check_sparse(wish: RunCreate, recipe: Recipe, student: ModelFacts, named: Sequence[Named]) -> None:
+    own = OWN_BASE in wish.teachers.values() and recipe.sparse.always  # which gives whatever it is asked for
+    asked = any(name.split(".")[0] == "sparse" for name in wish.overrides)
+    if not asked or own or any(_is_sparse(recipe, each, student) for each in named):
+        return
+    raise Invalid(
+        "overrides.sparse: every teacher of this run answers with what was written or with whole distributions: no ids "
+        "are chosen.",
+        field="overrides.sparse",
+        remedy='Leave it out, or set {"always": true} with an objective that takes a sparse support.',
+    )
 
 
 def _is_sparse(recipe: Recipe, each: Named, student: ModelFacts) -> bool:
