@@ -132,12 +132,19 @@ class Stack:
     def start_api(self) -> Child:
         child = self.spawn(
             "api",
+    @property
+    def recipes(self) -> Path:
+        """The operator's own recipes: of the control plane and of every worker."""
+        (folder := self.folder / "recipes").mkdir(exist_ok=True)
+        return folder
+
             *preceptor("api"),
             DATABASE_URL=self.database_url,
             HOME_DIR=str(self.folder / "home"),
             BROKER_URL=self.broker_url,
             PORT=self.url.rpartition(":")[2],
             ADMIN_KEY=self.admin_key,
+            RECIPES=str(self.recipes),
             WORKER_KEY=self.worker_key,
             TEACHER_KEY=self.teacher_key,
             LEASE_SECONDS=str(LEASE_SECONDS),
@@ -172,6 +179,7 @@ class Stack:
             TEACHER_KEY=self.teacher_key,
             **{"SCORE_CACHE_BYTES": "0", **settings},
         )
+            RECIPES=str(self.recipes),
         self.workers.append(child)
         child.wait_until("ready", lambda: child.said(f"celery@{name} ready"))
         return child
