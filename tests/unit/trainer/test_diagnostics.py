@@ -77,8 +77,14 @@ def test_the_clipped_fraction_of_a_policy_gradient_counts_the_side_that_it_bound
 def test_how_far_the_learner_is_from_the_sampler() -> None:
     on = case({"a": ["sampled"]})
     s_TV = (on.hidden_TD @ on.head.weight_VD.detach().T).softmax(-1)
-    gap = (at(s_TV, on) - on.batch.behaviour.logprob_T).abs().mean()
-    assert shown(on, SampledReverseKL())["sampler_gap"] == pytest.approx(float(gap))
+    gap_T = at(s_TV, on) - on.batch.behaviour.logprob_T
+    said = shown(on, SampledReverseKL())
+    assert said["sampler_gap"] == pytest.approx(float(gap_T.abs().mean()))
+    assert said["sampler_gap/largest"] == pytest.approx(float(gap_T.abs().max()))
+    assert said["sampler_kl"] == pytest.approx(float((gap_T.exp() - 1 - gap_T).mean()))
+    beyond_T = (gap_T.exp() > 2) | (gap_T.exp() < 0.5)
+    assert 0 < int(beyond_T.sum()) < len(beyond_T)
+    assert said["sampler_beyond"] == pytest.approx(float(beyond_T.double().mean()))
 
 
 @pytest.mark.parametrize("vocabulary", [5, 8, 64 * 17, 64 * 40 + 13])
