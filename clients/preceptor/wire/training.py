@@ -130,7 +130,7 @@ class Mismatch(Wire):
     @field_validator("low")
     @classmethod
     def _is_read(cls, low: float, info: ValidationInfo) -> float:
-        if info.data.get("correction") != "band":
+        if info.data.get("correction") != "band" and low != cls.model_fields["low"].default:
             raise ValueError('nothing is cut off below; set correction to "band", or leave it out')
         return low
 

@@ -97,4 +97,5 @@ def test_without_a_sampler_the_recipe_stays_as_it_is() -> None:
 def test_what_a_correction_does_not_read_is_refused() -> None:
     with pytest.raises(ValueError, match='set correction to "band"'):
         Mismatch(low=0.8)
-    assert Mismatch(correction="band", low=0.8).low == 0.8
+    for taken in (Mismatch(correction="band", low=0.8), Mismatch(high=3.0)):
+        assert Mismatch.model_validate(taken.model_dump()) == taken
