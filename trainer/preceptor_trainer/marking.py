@@ -31,13 +31,23 @@ class Marker:
         """
         if self._bytes is None:
             self._bytes = token_bytes(json.loads((self._folder / "tokenizer.json").read_text(encoding="utf-8")))
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pieces = [decoder.decode(self._bytes.of(token) or b"") for token in token_ids]
-        # The space that some tokenizers put before a first word is no part of the text.
-        lead = int(self._bytes.leading_space and pieces[:1] != [""] and not text.startswith(" "))
-        ends_T = np.cumsum([len(piece) for piece in pieces]) - lead
-        begins_T = np.concatenate([[0], ends_T[:-1]])
-        found_T = np.zeros(len(token_ids), dtype=np.bool_)
-        for begin, end in spans:
-            found_T |= (begins_T < end) & (ends_T > begin) & (ends_T > begins_T)
-        return found_T
+        pieces = [self._bytes.of(token) or b"" for token in token_ids]
+        return inside(pieces, text, spans, leads=self._bytes.leading_space)
+
+
+def inside(
+    pieces: Sequence[bytes], text: str, spans: Sequence[tuple[int, int]], *, leads: bool = False
+) -> NDArray[np.bool_]:
+    """The same of tokens as bytes. A character belongs to the token that ends it.
+
+    leads: whether the tokenizer puts a space before a first word, which is no part of the text then.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    written = [decoder.decode(piece) for piece in pieces]
+    lead = int(leads and "".join(written).startswith(" ") and not text.startswith(" "))
+    ends_T = np.cumsum([len(piece) for piece in written], dtype=np.int64) - lead
+    begins_T = np.concatenate([np.zeros(1, dtype=np.int64), ends_T])[:-1]
+    found_T = np.zeros(len(pieces), dtype=np.bool_)
+    for begin, end in spans:
+        found_T |= (begins_T < end) & (ends_T > begin) & (ends_T > begins_T)
+    return found_T
