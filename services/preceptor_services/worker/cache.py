@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from preceptor.client import Client
+from preceptor.wire.artifacts import ArtifactKind
 
 KEPT_SECONDS = 24 * 3600
 """What was used within this time is never evicted: a run may be reading it."""
@@ -27,8 +28,14 @@ class ArtifactCache:
         self._limit_bytes = limit_bytes
 
     def folder_of(self, artifact: str) -> Path:
-        """The artifact's files. Raises what the SDK raises when it cannot be had whole."""
+        """The artifact's files. Raises what the SDK raises when it cannot be had whole.
+
+        A checkpoint's are hashed again every time, and what has been damaged here meanwhile is pulled again: a run that
+        went on from it would have other numbers, and nobody would know.
+        """
         held = self._folder / artifact.removeprefix("sha256:")
+        if held.is_dir() and self._client.artifacts.get(artifact).manifest.kind is ArtifactKind.CHECKPOINT:
+            self._client.artifacts.pull(artifact, held)
         if not held.is_dir():
             self._evict()
             aside = self._folder / f".{held.name}-{uuid.uuid4().hex}"

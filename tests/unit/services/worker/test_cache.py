@@ -12,6 +12,7 @@ import pytest
 
 from preceptor.client import Client
 from preceptor.errors import Corrupt
+from preceptor.wire.artifacts import ArtifactKind
 from preceptor_services.worker.cache import KEPT_SECONDS, ArtifactCache
 
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
@@ -23,9 +24,13 @@ class Artifacts:
     def __init__(self) -> None:
         self.pulled = list[str]()
         self.broken = False
+        self.kind = ArtifactKind.MODEL
+
+    def get(self, artifact: str) -> SimpleNamespace:
+        return SimpleNamespace(manifest=SimpleNamespace(kind=self.kind))
 
     def pull(self, artifact: str, folder: Path) -> Path:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights").write_bytes(b"x" * 100)
         if self.broken:
             raise Corrupt("A hash differs.")
@@ -45,6 +50,18 @@ def test_what_was_pulled_is_not_pulled_again(tmp_path: Path) -> None:
     assert cache.folder_of(FIRST) == folder
     assert cache_on(tmp_path, artifacts, 10**9).folder_of(FIRST) == folder
     assert artifacts.pulled == [FIRST]
+
+
+def test_what_is_held_of_a_checkpoint_is_checked_before_it_is_used(tmp_path: Path) -> None:
+    artifacts = Artifacts()
+    artifacts.kind = ArtifactKind.CHECKPOINT
+    cache = cache_on(tmp_path, artifacts, 10**9)
+    weights = cache.folder_of(FIRST) / "weights"
+    weights.write_bytes(b"y" * 100)
+    assert (cache.folder_of(FIRST) / "weights").read_bytes() == b"x" * 100
+    artifacts.broken = True
+    with pytest.raises(Corrupt):
+        cache.folder_of(FIRST)
 
 
 def test_half_an_artifact_is_never_there(tmp_path: Path) -> None:
