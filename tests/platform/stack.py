@@ -33,6 +33,8 @@ READY_SECONDS = 120
 LEASE_SECONDS = 3.0
 VISIBILITY_SECONDS = 2.0
 """So short that the broker hands every run's message out again while the run goes on."""
+REQUEUE_SECONDS = 5.0
+"""A broker loses the message that it hands to a worker that has died a moment ago: it is sent once more after this."""
 TRAINING = {
     "steps": 6,
     "batch": 4,
@@ -83,6 +85,7 @@ class Stack:
 
     folder: Path
     database_url: str
+    lease_seconds: float = LEASE_SECONDS
     url: str = field(default_factory=lambda: f"http://127.0.0.1:{free_port()}")
     teacher_url: str = field(default_factory=lambda: f"http://127.0.0.1:{free_port()}")
     broker_port: int = field(default_factory=lambda: free_port())
@@ -129,37 +132,38 @@ class Stack:
         self.broker = child
         return child
 
-    def start_api(self) -> Child:
-        child = self.spawn(
-            "api",
     @property
     def recipes(self) -> Path:
         """The operator's own recipes: of the control plane and of every worker."""
         (folder := self.folder / "recipes").mkdir(exist_ok=True)
         return folder
 
+    def start_api(self) -> Child:
+        child = self.spawn(
+            "api",
             *preceptor("api"),
             DATABASE_URL=self.database_url,
             HOME_DIR=str(self.folder / "home"),
+            RECIPES=str(self.recipes),
             BROKER_URL=self.broker_url,
             PORT=self.url.rpartition(":")[2],
             ADMIN_KEY=self.admin_key,
-            RECIPES=str(self.recipes),
             WORKER_KEY=self.worker_key,
             TEACHER_KEY=self.teacher_key,
-            LEASE_SECONDS=str(LEASE_SECONDS),
+            LEASE_SECONDS=str(self.lease_seconds),
             SWEEP_SECONDS="0.25",
             WATCH_SECONDS="0.5",
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
+            REQUEUE_SECONDS=str(REQUEUE_SECONDS),
         )
         child.wait_until("ready", lambda: answers(f"{self.url}/readyz"))
         self.api = child
         return child
 
-    def start_teacher(self, url: str | None = None, name: str = "tiny", *, log: str = "teacher") -> Child:
-        """The shipped model, served at `url` under this name. It answers some seconds later: `teacher_answers`."""
+    def start_teacher(self, url: str | None = None, name: str = "tiny", *options: str, log: str = "teacher") -> Child:
+        """The shipped model, served at `url` under this name. It answers some seconds later: `answers`."""
         port = (url or self.teacher_url).rpartition(":")[2]
-        options = ("--model", str(MODEL), "--name", name, "--port", port)
+        options = ("--model", str(MODEL), "--name", name, "--port", port, *options)
         return self.spawn(log, *preceptor("teacher", "serve", *options), TEACHER_KEY=self.teacher_key)
 
     def start_worker(self, name: str, **settings: str) -> Child:
@@ -175,11 +179,11 @@ class Stack:
             BROKER_URL=self.broker_url,
             WORKER_NAME=name,
             CACHE_DIR=str(self.folder / f"cache-{name}"),
+            RECIPES=str(self.recipes),
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
             TEACHER_KEY=self.teacher_key,
             **{"SCORE_CACHE_BYTES": "0", **settings},
         )
-            RECIPES=str(self.recipes),
         self.workers.append(child)
         child.wait_until("ready", lambda: child.said(f"celery@{name} ready"))
         return child
@@ -215,14 +219,15 @@ class Stack:
         teacher: str = "tiny",
         fallback: str | None = None,
         context: dict[str, Any] | None = None,
+        overrides: dict[str, Any] | None = None,
         **training: Any,
     ) -> Run:
-        """A short opsd run on the shipped model; `context`: changes to its one context."""
+        """A short opsd run on the shipped model; `context`: changes to its one context, `overrides`: others."""
         student = client.artifacts.push(MODEL, "model", "tiny")
         create = RunCreate(
             name=name,
             recipe="opsd",
-            overrides={**OVERRIDES, **({"contexts": {"reference": context}} if context else {})},
+            overrides={**OVERRIDES, **({"contexts": {"reference": context}} if context else {}), **(overrides or {})},
             student=student,
             teachers={"self": teacher},
             fallbacks={} if fallback is None else {"self": fallback},
@@ -238,12 +243,16 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path, database_url: str | None = None) -> Iterator[Stack]:
-    """A stack with broker, control plane and a registered teacher; workers are started by whoever needs one."""
-    stack = Stack(folder, database_url or f"sqlite:///{folder / 'preceptor.db'}")
+def running(
+    folder: Path, database_url: str | None = None, *options: str, lease_seconds: float = LEASE_SECONDS
+) -> Iterator[Stack]:
+    """A stack with broker, control plane and a registered teacher, which `options` are for; workers are started by
+    whoever needs one.
+    """
+    stack = Stack(folder, database_url or f"sqlite:///{folder / 'preceptor.db'}", lease_seconds)
     try:
         stack.start_broker()
-        teacher = stack.start_teacher()
+        teacher = stack.start_teacher(None, "tiny", *options)
         stack.start_api()
         teacher.wait_until("ready", lambda: answers(f"{stack.teacher_url}/readyz"))
         with stack.client() as client:
