@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,13 @@ from safetensors.torch import load_file
 
 from preceptor.client import Client
 from preceptor.wire.runs import Run, RunState
-from tests.platform.stack import Child, Stack
+from tests.platform.stack import ROOT, Child, Stack, alive, free_port, steps_of, until
 
 pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 
-PLAN: dict[str, Any] = {"steps": 6, "batch": 4, "checkpoint_every": 3, "evaluate_every": 3, "seed": 5}
+PLAN: dict[str, Any] = {"steps": 6, "batch": 4, "checkpoint_every": 2, "evaluate_every": 3, "seed": 5}
+LONG: dict[str, Any] = {**PLAN, "steps": 60, "evaluate_every": 60, "checkpoint_every": 4}
+"""Long enough that what happens at one step happens many steps before the end."""
 RECIPE: dict[str, Any] = {
     "rollout": {"samples": 2, "max_tokens": 8},
     "objective": [
@@ -26,33 +32,61 @@ RECIPE: dict[str, Any] = {
 }
 """With a weight that looks at the whole batch."""
 
+SABOTAGE = """
+import os
+if os.environ.get("RANK") == "1":
+    from preceptor_trainer.learner import Learner
+    learn = Learner.learn
+
+    def sabotaged(self, batch):
+        how = open(os.environ["SABOTAGE"]).read()
+        if batch.step == 3 and how == "raise":
+            raise MemoryError("no room for 7 GiB")
+        if batch.step == 3 and how == "exit":
+            os._exit(137)
+        return learn(self, batch)
+
+    Learner.learn = sabotaged
+"""
+"""What every interpreter imports at its start; it has an effect on the second rank alone."""
+
 
 @pytest.fixture(scope="module")
-def worker(stack: Stack) -> Iterator[Child]:
+def sabotage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Says what happens to the second rank in its third step."""
+    folder = tmp_path_factory.mktemp("sabotage")
+    (folder / "sitecustomize.py").write_text(SABOTAGE)
+    (folder / "how").write_text("")
+    return folder / "how"
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack, sabotage: Path) -> Iterator[Child]:
     """The only worker: it may start two ranks."""
     for each in stack.workers:
         if each.popen.poll() is None:
             each.stop()
-    child = stack.start_worker("two-devices", DEVICES="2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(sabotage.parent))
+        patch.setenv("SABOTAGE", str(sabotage))
+        child = stack.start_worker("two-devices", DEVICES="2")
     yield child
-    child.stop()
+    if child.popen.poll() is None:
+        child.stop()
 
 
 def ranks(worker: Child) -> dict[int, int]:
-    """Process ids of the ranks below a worker, by rank."""
+    """The ranks that a worker has started and that live: their process ids."""
     found: dict[int, int] = {}
+    mine = f"PRECEPTOR_WORKER_NAME={worker.name}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
-            environment = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # it has just ended, or is somebody else's
             continue
-        if (
-            b"preceptor_services.worker.rank" in command
-            and environment.get(b"PRECEPTOR_WORKER_NAME") == worker.name.encode()
-            and b"RANK" in environment
-        ):
-            found[int(environment[b"RANK"])] = int(folder.name)
+        rank = next((each for each in environment if each.startswith(b"RANK=")), None)
+        if b"preceptor_services.worker.rank" in command and mine in environment and rank is not None:
+            found[int(rank.removeprefix(b"RANK="))] = int(folder.name)
     return found
 
 
@@ -66,19 +100,119 @@ def weights(client: Client, run: Run, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def done(client: Client, run: Run) -> Run:
+    """Once it has ended."""
+    assert list(client.runs.events(run.id))
+    return client.runs.get(run.id)
+
+
 def test_two_ranks_of_a_worker_give_the_numbers_of_one(
     stack: Stack, client: Client, worker: Child, tmp_path: Path
 ) -> None:
-    runs: list[Run] = []
-    for devices in (1, 2):
-        run = stack.start_run(client, f"on-{devices}", overrides=RECIPE, devices=devices, **PLAN)
-        assert list(client.runs.events(run.id))
-        runs.append(client.runs.get(run.id))
-        assert runs[-1].state is RunState.SUCCEEDED, runs[-1].error
-    one, two = runs
+    one, two = (
+        done(client, stack.start_run(client, f"on-{devices}", overrides=RECIPE, devices=devices, **PLAN))
+        for devices in (1, 2)
+    )
+    assert one.state is RunState.SUCCEEDED and two.state is RunState.SUCCEEDED, (one.error, two.error)
     assert losses(client, two) == pytest.approx(losses(client, one), rel=1e-4)
-    before, after = (client.runs.evaluations(run.id) for run in runs)
+    before, after = (client.runs.evaluations(run.id) for run in (one, two))
     assert [each.hits for each in after] == [each.hits for each in before]
-    first, second = (weights(client, run, tmp_path / str(index)) for index, run in enumerate(runs))
+    first, second = (weights(client, run, tmp_path / run.name) for run in (one, two))
     for name, each in first.items():
         torch.testing.assert_close(second[name], each, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "remedy"),
+    [
+        ("raise", "Step 3: rank 1 of 2: The worker two-devices ran out of memory: no room for 7 GiB", "Lower training"),
+        ("exit", "Step 3: rank 1 of 2: Its process on worker two-devices ended without a word, with exit code 137", ""),
+    ],
+)
+def test_a_rank_that_fails_fails_the_run_with_its_cause(
+    stack: Stack, client: Client, worker: Child, sabotage: Path, how: str, said: str, remedy: str
+) -> None:
+    sabotage.write_text(how)
+    run = done(client, stack.start_run(client, f"rank-{how}", devices=2, **PLAN))
+    assert run.state is RunState.FAILED and run.error is not None
+    assert run.error.detail.startswith(said)
+    assert remedy in (run.error.remedy or "")
+    assert "goes on from the checkpoint after step 2" in (run.error.remedy or "")
+    assert run.checkpoint is not None and run.checkpoint.step == 2
+    assert ranks(worker) == {}
+    sabotage.write_text("")
+    client.runs.resume(run.id)
+    events = list(client.runs.events(run.id))
+    assert client.runs.get(run.id).state is RunState.SUCCEEDED
+    assert steps_of(events) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on_with_the_same_numbers(
+    stack: Stack, client: Client, worker: Child
+) -> None:
+    run = stack.start_run(client, "rank-killed", devices=2, **LONG)
+    until(client.runs.events(run.id), lambda event: event.kind == "step" and event.data["step"] == 6)
+    before = ranks(worker)
+    assert sorted(before) == [0, 1]
+    os.kill(before[1], signal.SIGKILL)
+    failed = done(client, run)
+    assert failed.state is RunState.FAILED and failed.error is not None
+    assert re.match(r"Step \d+: rank 1 of 2: .* killed by signal 9 \(SIGKILL\)", failed.error.detail)
+    assert failed.checkpoint is not None and failed.checkpoint.step >= 4
+    assert not any(alive(pid) for pid in before.values())
+
+    client.runs.resume(run.id)
+    (resumed,) = [event for event in until(client.runs.events(run.id), lambda event: event.kind == "resumed")][-1:]
+    assert resumed.data["from_step"] == failed.checkpoint.step
+    assert resumed.data["largest_difference"] == 0.0, "on as many ranks, the same bits"
+    client.runs.cancel(run.id)
+    cancelled = done(client, run)
+    assert cancelled.state is RunState.CANCELLED and cancelled.step < LONG["steps"]
+    assert cancelled.checkpoint is not None and cancelled.checkpoint.step == cancelled.step, "after the step in hand"
+
+
+def commands() -> list[str]:
+    """What docs/scale-out.md says to start on the two machines."""
+    page = (ROOT / "docs" / "scale-out.md").read_text()
+    return re.findall(r"^torchrun .*$", page, re.MULTILINE)
+
+
+def test_the_page_s_two_commands_take_up_a_run_that_no_worker_has_the_devices_for(
+    stack: Stack, client: Client, worker: Child
+) -> None:
+    """Two machines are two torchruns here, of a rank each; the run was given back by a worker of two devices."""
+    run = stack.start_run(client, "two-machines", devices=2, **{**LONG, "steps": 24, "evaluate_every": 24})
+    until(client.runs.events(run.id), lambda event: event.kind == "step" and event.data["step"] == 2)
+    pids = ranks(worker)
+    assert worker.stop() == 0
+    given_back = client.runs.get(run.id)
+    assert given_back.state is RunState.QUEUED
+    assert given_back.checkpoint is not None and 2 <= given_back.checkpoint.step == given_back.step
+    assert not any(alive(pid) for pid in pids.values())
+    small = stack.start_worker("one-device", DEVICES="1")
+    words = f"run {run.id}: left to others; it wants 2 devices, this worker has 1"
+    small.wait_until("offered the run", lambda: small.said(words), seconds=60)
+
+    port, machines = free_port(), list[Child]()
+    said = commands()
+    assert len(said) == 2
+    for number, command in enumerate(said):
+        for written, meant in (("ml-1:29400", f"127.0.0.1:{port}"), ("--nproc-per-node 8", "--nproc-per-node 1")):
+            assert written in command
+            command = command.replace(written, meant)
+        words_of = shlex.split(re.sub(r"\bRUN\b", run.id, command))
+        machines.append(
+            stack.spawn(
+                f"machine-{number}",
+                *words_of,
+                URL=stack.url,
+                KEY=stack.worker_key,
+                TEACHER_KEY=stack.teacher_key,
+                CACHE_DIR=str(stack.folder / f"cache-machine-{number}"),
+            )
+        )
+    assert steps_of(list(client.runs.events(run.id))) == list(range(1, 25))
+    ended = client.runs.get(run.id)
+    assert ended.state is RunState.SUCCEEDED, ended.error
+    assert [machine.popen.wait(120) for machine in machines] == [0, 0]
+    small.stop()

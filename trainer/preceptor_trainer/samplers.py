@@ -165,7 +165,7 @@ def open_sampler(
         return Sampling(sampler=LocalSampler(model), model=model, refresh=lambda learner, step: step - 1)
     # Whoever writes ahead while the student learns does so from a copy of its weights.
     plain = training.model_copy(update={"gradient_checkpointing": False})
-    copy = Snapshot(model, open_student(student, plain, resume).model)
+    copy = Snapshot(model, open_student(student, plain, resume, model.device).model)
     return Sampling(
         sampler=LocalSampler(copy.model), model=copy.model, refresh=lambda learner, step: copy.refresh(learner)
     )

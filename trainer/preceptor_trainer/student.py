@@ -63,7 +63,7 @@ def open_learning(
     """An open student as this rank learns with it; the rest as in `open_student`. What may not move no longer carries
     gradient."""
     free(model.module, training, constraint)
-    if ranks.count == 1:
+    if ranks.mesh is None:
         return Learning(model, ranks)
     return Sharded(model, open_student(folder, training, resume, ranks.device).model, ranks)
 

@@ -14,7 +14,7 @@ from preceptor.pool import DEADLINE, WAIT
 from preceptor.score_cache import ScoreCache
 from preceptor_services.own_recipes import open_own_recipes
 from preceptor_services.worker.cache import ArtifactCache
-from preceptor_services.worker.settings import WorkerSettings
+from preceptor_services.worker.settings import BenchSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Bench:
     """Set when the process has been told to stop."""
 
 
-def open_bench(settings: WorkerSettings) -> Bench:
+def open_bench(settings: BenchSettings) -> Bench:
     """As a worker's settings say."""
     open_own_recipes(settings.recipes)
     client = Client(settings.url, settings.key.get_secret_value())
@@ -56,7 +56,7 @@ def open_bench(settings: WorkerSettings) -> Bench:
     )
 
 
-def _scores(settings: WorkerSettings, folder: Path) -> ScoreCache | None:
+def _scores(settings: BenchSettings, folder: Path) -> ScoreCache | None:
     if not settings.score_cache_bytes:
         return None
     return ScoreCache(folder / "scores", settings.score_cache_bytes, by=settings.score_cache_by)

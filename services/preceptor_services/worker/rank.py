@@ -30,7 +30,7 @@ from preceptor_services.worker.failures import cause_of
 from preceptor_services.worker.here import train_along, train_here
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
-from preceptor_services.worker.settings import WorkerSettings
+from preceptor_services.worker.settings import BenchSettings
 from preceptor_services.worker.torchrun import ENDED, HOW_IT_ENDED, ORDER, PID
 from preceptor_trainer.ranks import Ranks, joined
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     form = f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    bench = open_bench(WorkerSettings())  # pyright: ignore[reportCallIssue]  it reads the environment
+    bench = open_bench(BenchSettings())  # pyright: ignore[reportCallIssue]  it reads the environment
     signal.signal(signal.SIGTERM, lambda number, frame: bench.stopping.set())
     try:
         with joined() as ranks:

@@ -1,4 +1,7 @@
-"""A worker's settings: where the control plane and the broker are, and what it may use of its machine."""
+"""A worker's settings: where the control plane and the broker are, and what it may use of its machine.
+
+A rank that people start with torchrun needs all but the broker's.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,13 @@ def _own_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-class WorkerSettings(ServiceSettings):
-    """What a worker is told from outside."""
+class BenchSettings(ServiceSettings):
+    """What whoever trains is told from outside."""
 
     url: str = Field(pattern=r"^https?://\S+$")
     """The control plane."""
     key: SecretStr
     """A key of scope `run`."""
-    broker_url: SecretStr
-    """The broker, by any Redis-protocol URL; `rediss://` for TLS."""
-    visibility_timeout: float = Field(VISIBILITY_SECONDS, gt=0)
-    """Seconds after which the broker hands an unacknowledged message to another worker."""
     cache_dir: Path = Path("~/.cache/preceptor")
     """Where artifacts, teachers' heads and scores, and working folders lie."""
     cache_bytes: int = Field(20_000_000_000, ge=0)
@@ -49,3 +48,12 @@ class WorkerSettings(ServiceSettings):
     has CUDA devices, else processors."""
     worker_name: str = Field(default_factory=_own_name, min_length=1, max_length=100)
     """What runs show as their worker."""
+
+
+class WorkerSettings(BenchSettings):
+    """What a worker is told besides."""
+
+    broker_url: SecretStr
+    """The broker, by any Redis-protocol URL; `rediss://` for TLS."""
+    visibility_timeout: float = Field(VISIBILITY_SECONDS, gt=0)
+    """Seconds after which the broker hands an unacknowledged message to another worker."""
