@@ -18,6 +18,8 @@ def show_ledger(steps: Sequence[StepReport]) -> None:
         return
     ledger, wall = total(step.ledger for step in steps), sum(step.metrics.get("seconds", 0.0) for step in steps)
     output.console.print(f"\n{len(steps)} steps in {_seconds(wall)}; stages overlap.")
+    if nothing := taught_nothing(steps):
+        output.console.print(nothing, style="yellow")
     output.show_table(
         ("stage", "worked", "of the time", "tokens", "tokens/s"), _stages(ledger, wall), empty="No stage was timed."
     )
@@ -29,6 +31,16 @@ def show_ledger(steps: Sequence[StepReport]) -> None:
     if ledger.teachers:
         output.console.print()
         _show_teachers(ledger.teachers)
+
+
+def taught_nothing(steps: Sequence[StepReport]) -> str | None:
+    """How many steps had no token that counts; None where there is none such."""
+    empty = [step.step for step in steps if step.metrics.get("empty", 0.0) > 0]
+    if not empty:
+        return None
+    return (
+        f"{len(empty)} of {len(steps)} steps had no token that counts and moved nothing (the first: step {empty[0]})."
+    )
 
 
 def _stages(ledger: Ledger, wall: float) -> list[tuple[object, ...]]:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from preceptor.cli import output
-from preceptor.cli.ledger import show_ledger
+from preceptor.cli.ledger import show_ledger, taught_nothing
 from preceptor.cli.plots import picture, plots_installed, terminal_plot
 from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run, to_create
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
@@ -144,8 +144,7 @@ def show(
         )
         if run.state.ended:
             output.console.print(describe_result(run), soft_wrap=True)
-        if plot or png:
-            _draw(client, run, png, plot=plot)
+        _tell_steps(client, run, png, plot=plot)
 
 
 @app.command()
@@ -204,13 +203,19 @@ def _watch(client: Client, run: Run, as_json: bool) -> None:
                 board.show(event)
         run = client.runs.get(run.id)
         output.console.print(describe_result(run), soft_wrap=True)
-        _draw(client, run, None, plot=run.state is RunState.SUCCEEDED)
+        _tell_steps(client, run, None, plot=run.state is RunState.SUCCEEDED)
     if run.state is not RunState.SUCCEEDED:
         raise typer.Exit(1)
 
 
-def _draw(client: Client, run: Run, png: Path | None, *, plot: bool) -> None:
-    steps, evaluations = list(client.runs.metrics(run.id)), client.runs.evaluations(run.id)
+def _tell_steps(client: Client, run: Run, png: Path | None, *, plot: bool) -> None:
+    """Steps that came to nothing, and curves where they are wanted."""
+    steps = list(client.runs.metrics(run.id))
+    if nothing := taught_nothing(steps):
+        output.console.print(nothing, style="yellow", soft_wrap=True)
+    if not plot and png is None:
+        return
+    evaluations = client.runs.evaluations(run.id)
     if plot and not plots_installed():
         output.console.print("For curves here: pip install 'preceptor[plots]'", style="dim")
     elif plot and (text := terminal_plot(steps, evaluations, colour=output.console.is_terminal)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from preceptor.cli.ledger import show_ledger
+from preceptor.cli.ledger import show_ledger, taught_nothing
 from preceptor.ledgers import added, total
 from preceptor.wire.runs import Ledger, StepReport, TeacherLedger
 
@@ -52,6 +52,17 @@ def test_people_are_told_stages_waits_and_teachers(capsys: pytest.CaptureFixture
     assert "learn scores 2.0 s 10.0%" in lines
     assert "requests 4" in lines and "bytes received 1.5 MB" in lines and "retries 3" in lines
     assert not any(line.startswith("hedges") for line in lines), "what is 0 everywhere is left out"
+
+
+def test_steps_that_came_to_nothing_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [
+        each.model_copy(update={"metrics": {**each.metrics, "empty": float(each.step > 1)}})
+        for each in map(step, (1, 2, 3))
+    ]
+    assert taught_nothing(steps[:1]) is None
+    show_ledger(steps)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 of 3 steps had no token that counts and moved nothing (the first: step 2)." in said
 
 
 def test_without_a_step_there_is_no_ledger(capsys: pytest.CaptureFixture[str]) -> None:
