@@ -19,15 +19,22 @@ class Program(Verifier, kind="program"):
 
     def __call__(self, task: Task, text: str) -> Verdict:
         """Reward 1 or 0. Raises ValueError for a task without an answer or a library."""
-        library = task.columns.get("library")
-        if task.answer is None or not isinstance(library, Mapping):
+        functions = _functions(task.columns.get("library"))
+        if task.answer is None or functions is None:
             raise ValueError(f"verifier 'program': task {task.id} has no answer, or no `library` to run against")
-        functions = cast("Mapping[str, Mapping[str, str]]", library)
         outcome = SANDBOX.run(text, {name: each["is"] for name, each in functions.items()})
         if outcome.value == task.answer:
             return Verdict(reward=1.0, correct=True)
         said = outcome.error or "The program runs, and its value is wrong."
         return Verdict(reward=0.0, correct=False, feedback="\n".join([said, *_remarks(task.columns, functions)]))
+
+
+def _functions(library: Any) -> Mapping[str, Mapping[str, str]] | None:
+    """The column, where it is one."""
+    if not isinstance(library, Mapping):
+        return None
+    each_is = [isinstance(each, Mapping) and isinstance(each.get("is"), str) for each in library.values()]
+    return cast("Mapping[str, Mapping[str, str]]", library) if all(each_is) else None
 
 
 def _remarks(columns: Mapping[str, Any], library: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -69,6 +69,7 @@ def test_the_verdict_says_what_happened_and_what_the_library_has() -> None:
     assert Program()(asked, "tri(3)").feedback == "NameError: name 'tri' is not defined\nto double: dub"
 
 
-def test_data_without_a_library_is_no_wrong_answer() -> None:
+@pytest.mark.parametrize("columns", [{}, {"library": "dub"}, {"library": {"dub": "2 * x"}}, {"library": {"dub": {}}}])
+def test_data_without_a_library_is_no_wrong_answer(columns: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="task t has no answer, or no `library`"):
-        Program()(task(), "1")
+        Program()(task(**columns), "1")
