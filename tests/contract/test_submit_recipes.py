@@ -163,3 +163,13 @@ def test_a_teacher_that_only_writes_is_for_roles_that_only_ask(sqlite_house: Hou
     assert "Registered and fit for it: mute." in (error.problem.remedy or "")
     run = house.run(teachers={"critic": "critic", "self": "mute"}, **wish)
     assert run.teachers == {"critic": "critic", "self": "mute"}
+
+
+def test_a_clip_is_watched_where_there_is_one(sqlite_house: House):
+    error = refused(sqlite_house, training={"guards": {"clip": {"action": "pause"}}})
+    assert error.field == "training.guards.clip"
+    assert "no term of the recipe clips the events of a KL" in str(error)
+    clipped = {"objective": [{"kind": "forward_kl", "clip": 0.05}]}
+    run = sqlite_house.run(overrides=clipped, training={"guards": {"clip": {"action": "pause"}}})
+    assert run.training.guards.clip is not None and run.training.guards.clip.action == "pause"
+    assert sqlite_house.run().training.guards.clip is not None, "it watches by itself"

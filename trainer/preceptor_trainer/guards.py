@@ -15,7 +15,8 @@ from preceptor_trainer.batch import Row
 
 GRAM = 4
 """Tokens of an n-gram that counts as repeated."""
-REPETITION, LENGTH, ENTROPY, TAIL = "repetition", "completion_length", "student_entropy", "tail"
+REPETITION, LENGTH, ENTROPY = "repetition", "completion_length", "student_entropy"
+TAIL, CLIP = "tail", "clipped_tokens"
 """The metrics that are watched."""
 
 
@@ -114,8 +115,8 @@ def _readings(
     if guards.entropy is not None and ENTROPY in metrics:
         value = metrics[ENTROPY]
         readings.append(("entropy", value, guards.entropy.threshold, value < guards.entropy.threshold))
-    tails = [value for name, value in metrics.items() if name.endswith(f"/{TAIL}")]
-    if guards.tail is not None and tails:
-        value = max(tails)
-        readings.append(("tail", value, guards.tail.threshold, value > guards.tail.threshold))
+    for guard, what, of in (("tail", TAIL, guards.tail), ("clip", CLIP, guards.clip)):
+        found_in = [value for name, value in metrics.items() if name.endswith(f"/{what}")]
+        if of is not None and found_in:
+            readings.append((guard, max(found_in), of.threshold, max(found_in) > of.threshold))
     return readings

@@ -89,6 +89,13 @@ class TailGuard(Guard):
     """Largest probability."""
 
 
+class ClipGuard(Guard):
+    """Trips above: share of tokens on which a per-event clip of a KL has touched something (`clipped_tokens`)."""
+
+    threshold: float = Field(default=0.25, gt=0, lt=1)
+    """Largest share."""
+
+
 class Guards(Wire):
     """What is watched at every step. None: it is not."""
 
@@ -100,6 +107,9 @@ class Guards(Wire):
     """It has made up its mind about everything."""
     tail: TailGuard | None = None
     """What is compared misses too much of a teacher's distribution."""
+    clip: ClipGuard | None = ClipGuard()
+    """A clip of single events does more than shave peaks: on the tokens that it touches a KL may point away from the
+    teacher. Watched from the beginning where a recipe has such a clip."""
     nonfinite: Action | None = None
     """A loss or gradient is NaN or infinite. The update is left out, whatever the action; None: the run fails."""
     max_rollbacks: int = Field(default=3, ge=1, le=1000)
@@ -108,7 +118,7 @@ class Guards(Wire):
     @field_validator("max_rollbacks")
     @classmethod
     def _something_rolls_back(cls, most: int, info: ValidationInfo) -> int:
-        watched = [info.data.get(name) for name in ("repetition", "length", "entropy", "tail")]
+        watched = [info.data.get(name) for name in ("repetition", "length", "entropy", "tail", "clip")]
         actions = [info.data.get("nonfinite"), *(each.action for each in watched if isinstance(each, Guard))]
         if most != cls.model_fields["max_rollbacks"].default and "rollback" not in actions:
             raise ValueError("no guard rolls back; set an action to rollback, or leave it out")

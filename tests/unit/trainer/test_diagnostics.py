@@ -60,7 +60,11 @@ def test_the_clipped_fraction_of_a_clipped_divergence() -> None:
     assert 0 < int(clipped_TV.sum()) < clipped_TV.numel()
     said = shown(on, ForwardKL(clip=0.05))
     assert said["forward_kl/clipped"] == pytest.approx(float(clipped_TV.double().mean()))
+    assert said["forward_kl/clipped_tokens"] == pytest.approx(float(clipped_TV.any(-1).double().mean()))
+    below_T = ref.plogpq(t_TV, s_TV).clamp(max=0.05).sum(-1)[there_T] < 0
+    assert said["forward_kl/negative"] == pytest.approx(float(below_T.double().mean())) and bool(below_T.any())
     assert "forward_kl/clipped" not in shown(on, ForwardKL())
+    assert "jsd/clipped" in (told := shown(on, JSD(clip=0.02))) and "jsd/clipped_tokens" not in told
 
 
 def test_the_clipped_fraction_of_a_policy_gradient_counts_the_side_that_it_bounds() -> None:

@@ -19,7 +19,7 @@ def guards(**each: Any) -> Guards:
 
 def metrics(**changes: float) -> dict[str, float]:
     fine = {"loss": 1.0, "repetition": 0.1, "completion_length": 10.0, "student_entropy": 1.5, "reference/tail": 0.01}
-    return {**fine, "reference/student_tail": 0.9, **changes}
+    return {**fine, "reference/student_tail": 0.9, "reverse_kl_1/clipped_tokens": 0.2, **changes}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ def metrics(**changes: float) -> dict[str, float]:
         ("length", {"threshold": 2.0}, {"completion_length": 25.0}, 2.5),
         ("entropy", {"threshold": 0.2}, {"student_entropy": 0.1}, 0.1),
         ("tail", {"threshold": 0.3}, {"other/tail": 0.5}, 0.5),
+        ("clip", {"threshold": 0.3}, {"forward_kl_0/clipped_tokens": 0.5}, 0.5),
     ],
 )
 def test_each_guard_trips_on_its_own_side(
@@ -42,6 +43,12 @@ def test_each_guard_trips_on_its_own_side(
     (trip,) = watch(set_, wrong, streaks, first_length=10.0)
     assert (trip.guard, trip.value, trip.action) == (guard, value, "pause")
     assert wrong[f"guard/{guard}"] == 1.0
+
+
+def test_a_clip_that_bites_is_told_of_without_being_asked() -> None:
+    (trip,) = watch(guards(), metrics(**{"forward_kl/clipped_tokens": 0.4}), {}, 10.0)
+    assert (trip.guard, trip.action, trip.threshold) == ("clip", "warn", 0.25)
+    assert watch(guards(clip=None), metrics(**{"forward_kl/clipped_tokens": 0.4}), {}, 10.0) == []
 
 
 def test_patience_counts_steps_in_a_row() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from preceptor_trainer.loss import blank_scalars, first_pass, fold
 from preceptor_trainer.model import Head
-from preceptor_trainer.parts.divergences import JSD, ForwardKL, ReverseKL, SkewForwardKL, SkewReverseKL
+from preceptor_trainer.parts.divergences import JSD, ForwardKL, Pointwise, ReverseKL, SkewForwardKL, SkewReverseKL
 from preceptor_trainer.parts.objectives import SampledKL, SampledReverseKL, Unlikelihood
 from preceptor_trainer.parts.targets import LogLinear, Mixture, Route, Single
 from preceptor_trainer.parts.weights import (
@@ -22,7 +22,7 @@ from preceptor_trainer.parts.weights import (
     ImportanceTruncate,
     RewardGate,
 )
-from preceptor_trainer.recipe import Target, Term
+from preceptor_trainer.recipe import Divergence, Target, Term
 from preceptor_trainer.views import Opinion, TokenView
 from preceptor_trainer.weighing import NonFiniteWeight, weigh
 from tests.unit.trainer import reference as ref
@@ -111,6 +111,27 @@ def test_limits_and_reductions_of_the_divergences() -> None:
     assert value(SkewForwardKL(alpha=0), on) == value(ForwardKL(), on)
     assert value(SkewReverseKL(alpha=0), on) == pytest.approx(value(ReverseKL(), on), abs=1e-14)
     assert value(SkewReverseKL(alpha=0.2), on) < -torch.tensor(0.2).log()
+
+
+@pytest.mark.parametrize("kl", [ForwardKL, ReverseKL, SkewForwardKL, SkewReverseKL])
+def test_a_clip_of_single_events_may_turn_a_kl_around(kl: type[Pointwise]) -> None:
+    """The hazard that the guard `clip` watches for, in the open: with OPSD's later setting a student at one half walks
+    away from a sure teacher. The Jensen-Shannon divergence is never negative, and never turns."""
+    teacher_TK = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log()
+
+    def pull(term: Divergence) -> tuple[float, float]:
+        logits_TK = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+        loss = term.compare(logits_TK.log_softmax(-1), teacher_TK).sum()
+        (grad_TK,) = torch.autograd.grad(loss, logits_TK)
+        return loss.item(), -grad_TK[0, 0].item()
+
+    value, towards = pull(kl())
+    assert value > 0 and towards > 0
+    turned, away = pull(kl(clip=0.05))
+    assert turned < 0 and away < 0
+    for clip in (0.005, 0.05, 0.5):
+        value, towards = pull(JSD(clip=clip))
+        assert value >= 0 and towards >= 0
 
 
 def test_a_sparse_support_never_says_more_than_the_whole() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 class Pointwise(Divergence):
     """A divergence that is a sum over events, which may be clipped event by event."""
 
+    one_sided: ClassVar[bool] = True
+    """Whether contributions may be negative: a clip from above then turns the sum below zero, and its gradient away
+    from the target, where the two disagree on a likely token."""
     clip: float | None = Field(default=None, gt=0)
     """Largest contribution of one event, as OPSD's later releases do (0.05); None: no clip. A clipped event has no
     gradient. Only where no contribution is negative (`jsd`) does it merely saturate: a KL's sum may turn negative."""
@@ -55,8 +58,13 @@ class Pointwise(Divergence):
     def observe(self, block: BlockView, target: Opinion) -> Mapping[str, Tensor]:
         if self.clip is None:
             return {}
-        touched_TK = self.terms(*block.pair(target)) > self.clip
-        return {"clipped": touched_TK.to(target.logprob_T.dtype).mean(-1)}
+        terms_TK = self.terms(*block.pair(target))
+        touched_TK = (terms_TK > self.clip).to(target.logprob_T.dtype)
+        told = {"clipped": touched_TK.mean(-1)}
+        if self.one_sided:
+            below_T = terms_TK.clamp(max=self.clip).sum(-1) < 0
+            told |= {"clipped_tokens": touched_TK.amax(-1), "negative": below_T.to(touched_TK.dtype)}
+        return told
 
 
 class ForwardKL(Pointwise, kind="forward_kl"):
@@ -90,6 +98,7 @@ class JSD(Pointwise, kind="jsd"):
     `reverse_kl` for those.
     """
 
+    one_sided: ClassVar[bool] = False
     beta: float = Field(default=0.5, gt=0, lt=1)
     """Share of the target in the mixture."""
 

@@ -13,7 +13,8 @@ from preceptor.wire.runs import RunCreate, RunState, Training
 from preceptor.wire.teachers import OWN_BASE, SAMPLER, Support
 from preceptor_services.api.runs.teacher_checks import Named
 from preceptor_services.db import models
-from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.parts.divergences import Pointwise
+from preceptor_trainer.recipe import Recipe, Term
 from preceptor_trainer.support import choose_support
 
 MOVED = "self"
@@ -123,6 +124,12 @@ def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named
                 field=f"training.guards.{name}",
                 remedy="Leave it out.",
             )
+    if "clip" in guards.model_fields_set and guards.clip is not None and not any(map(_clips, recipe.objective)):
+        raise Invalid(
+            "training.guards.clip: no term of the recipe clips the events of a KL, so that there is nothing to watch.",
+            field="training.guards.clip",
+            remedy='Leave it out, or override: {"objective.0.clip": 0.05}.',
+        )
     if guards.tail is not None and not any(_is_sparse(recipe, each, student) for each in named):
         raise Invalid(
             "training.guards.tail: no teacher of this run answers with a sparse support, so that nothing is left out.",
@@ -142,6 +149,10 @@ def _check_sparse(wish: RunCreate, recipe: Recipe, student: ModelFacts, named: S
         field="overrides.sparse",
         remedy='Leave it out, or set {"always": true} with an objective that takes a sparse support.',
     )
+
+
+def _clips(term: Term) -> bool:
+    return isinstance(term, Pointwise) and term.one_sided and term.clip is not None
 
 
 def _is_sparse(recipe: Recipe, each: Named, student: ModelFacts) -> bool:
