@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 import pytest
 import torch
 
 from preceptor_trainer.loss import first_pass, fold
 from preceptor_trainer.recipe import Recipe
-from preceptor_trainer.views import ContextView, Message, PlanView, Rollout, Task, Verdict
+from preceptor_trainer.views import Message, PlanView, Task
 from preceptor_trainer.weighing import weigh
-from tests.unit.trainer.sketches import ccopd, mad_opd, sdpo, sgsd
+from tests.unit.trainer.sketches import ccopd, sgsd
 from tests.unit.trainer.toy import toy_batch, toy_rows, toy_slot, toy_student
 
-RECIPES = {module.__name__.rsplit(".", 1)[1]: module.RECIPE for module in (sgsd, mad_opd, ccopd, sdpo)}
-FANS = {"skills": 3, "debate": 2}
-
-
-def view(**fields: Any) -> ContextView:
-    task = Task(id="t", messages=(Message(role="user", content="1+1?"),), answer="2", reference="1+1=2")
-    own = Rollout(index=0, text="3", verdict=Verdict(reward=0.0, correct=False))
-    base: dict[str, Any] = {"task": task, "rollout": own, "group": (own,), "step": 1, "rng": Random(0)}
-    return ContextView(**{**base, **fields})
+RECIPES = {module.__name__.rsplit(".", 1)[1]: module.RECIPE for module in (sgsd, ccopd)}
+FANS = {"skills": 3}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -65,28 +57,6 @@ def test_sgsd_pushes_where_the_outcome_contradicts_the_support() -> None:
         support = delta_T[begin : begin + 5].mean()
         expected = float(outcome * support.sign() * (support.abs() > 0.05)) / 5
         torch.testing.assert_close(weight_T[begin : begin + 5], torch.full((5,), expected, dtype=torch.float64))
-
-
-def test_a_debate_asks_round_by_round_and_weighs_by_confidence() -> None:
-    debate = RECIPES["mad_opd"].contexts["debate"]
-    replies: dict[str, str] = {}
-    for expected in ({"0/affirmative", "0/negative"}, {"1/affirmative", "1/negative"}, set[str]()):
-        asks = debate.asks(view(replies=dict(replies)))
-        assert {ask.key for ask in asks} == expected
-        replies |= {ask.key: f"I say 2. confidence: {90 if 'affirmative' in ask.key else 40}" for ask in asks}
-    prompts = debate.prompts(view(replies=replies))
-    assert [prompt.teacher for prompt in prompts] == ["affirmative", "negative"]
-    assert sum(prompt.weight for prompt in prompts) == pytest.approx(1.0)
-    assert prompts[0].weight > prompts[1].weight
-
-
-def test_sdpo_never_shows_a_rollout_its_own_success() -> None:
-    reprompt = RECIPES["sdpo"].contexts["reprompt"]
-    own = Rollout(index=0, text="mine", verdict=Verdict(reward=1.0, correct=True))
-    peer = Rollout(index=1, text="theirs", verdict=Verdict(reward=1.0, correct=True))
-    assert reprompt.prompts(view(rollout=own, group=(own,))) == ()
-    (prompt,) = reprompt.prompts(view(rollout=own, group=(own, peer)))
-    assert "theirs" in prompt.messages[0]["content"] and "mine" not in prompt.messages[0]["content"]
 
 
 def test_a_sharded_rollout_learns_its_last_answer() -> None:
