@@ -52,6 +52,24 @@ def test_banks_that_cannot_serve_a_run(bank: House, changes: dict[str, object], 
     assert not list(bank.admin.runs.list())
 
 
+def test_a_recipe_that_grows_a_bank_needs_one_which_may_be_empty(bank: House):
+    bank.model()
+    bank.teacher("writer", generates=True)
+    growing = {"overrides": {"state": {"skills": {"kind": "skill_bank"}}}}
+    growing |= {"recipe": "sgsd", "teachers": {"self": "spelling", "extractor": "writer"}}
+    bank.teacher()
+    with pytest.raises(Invalid, match=r"lets a skill bank grow .* and the run names none") as caught:
+        bank.run(**growing)
+    assert caught.value.problem.field == "skills"
+    assert bank.run(**growing, skills="words@0").skills == "words@0"
+    with pytest.raises(Invalid, match="extractor") as caught:
+        bank.run(**{**growing, "teachers": {"self": "spelling"}}, skills="words")
+    assert caught.value.problem.field == "teachers.extractor"
+    with pytest.raises(Invalid, match="would never be asked") as caught:
+        bank.run(**growing, skills="words", fallbacks={"extractor": "spelling"})
+    assert caught.value.problem.field == "fallbacks.extractor"
+
+
 def test_a_name_that_is_no_banks_is_a_422(bank: House):
     body = bank.wish(recipe="sgsd").model_dump(mode="json") | {"skills": "words@latest"}
     answer = bank.http().post("/v1/runs", json=body)

@@ -42,6 +42,7 @@ from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.samplers import Remote, open_sampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
+from preceptor_trainer.skill_bank import RunBank, WithSkills
 from preceptor_trainer.snapshot import own_tokenizer
 from preceptor_trainer.student import Student, open_learning, open_student
 from preceptor_trainer.telling import describe, samples_of
@@ -98,14 +99,16 @@ def train(
     publisher: Publisher | None = None,
     ranks: Ranks | None = None,
     sampler: Remote | None = None,
+    bank: RunBank | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
     `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
     self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result; `sampler`
-    writes for a run that names one. Raises what a stage raises: the last checkpoint is intact then.
+    writes for a run that names one; `bank` has the skills of one that pins them. Raises what a stage raises: the last
+    checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler)
+    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler, bank)
     return loop.go()
 
 
@@ -124,10 +127,11 @@ class Loop:
         publisher: Publisher | None,
         ranks: Ranks,
         sampler: Remote | None,
+        bank: RunBank | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
         self._run, self._ranks = run, ranks
-        self._data = data
+        self._bank, self._data = bank, data if bank is None else WithSkills(data, bank)
         self._reporter = reporter
         recipe = Recipe.model_validate(run.resolved)
         self._verifier: Verifier = recipe.verifier or data.verifier
@@ -218,6 +222,8 @@ class Loop:
         taken.times.seconds["learn"] += monotonic() - learning
         shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions))
         written = [row for share in shares for row in share.rows]
+        if self._bank is not None and (told := self._bank.learned(batch, written, step, self._ranks)):
+            self._reporter.note(told, step)
         metrics |= describe(written, monotonic() - began) | self._leaks.metrics(step)
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)

@@ -341,9 +341,19 @@ class Intervention(Part):
 class State(Part):
     """What lives across steps outside the weights (a skill bank, a replay buffer). Its content lives in the run."""
 
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The roles that `asks` wants text of."""
+        return ()
+
+    def asks(self, step: int, rollouts: Sequence[tuple[Task, Rollout]]) -> Sequence[Ask]:
+        """Text wanted before the content can be updated after this step; nothing: it stays as it is."""
+        return ()
+
     @abstractmethod
-    def update(self, content: object, rollouts: Sequence[tuple[Task, Rollout]]) -> object:
-        """The content after a step. A pure function, so that a resumed run continues the same numbers."""
+    def update(self, content: object, rollouts: Sequence[tuple[Task, Rollout]], replies: Mapping[str, str]) -> object:
+        """The content after a step, given the replies to `asks`, by key. A pure function, so that a resumed run
+        continues the same numbers. Raises ValueError where a reply has not the form that was asked for."""
 
 
 class Recipe(BaseModel):
@@ -416,7 +426,8 @@ class Recipe(BaseModel):
     @property
     def writers(self) -> frozenset[str]:
         """The roles that are asked for text: a teacher without any support can fill one that does not score."""
-        return frozenset(role for context in self.contexts.values() for role in context.writers)
+        parts = (*self.contexts.values(), *self.state.values())
+        return frozenset(role for part in parts for role in part.writers)
 
     @property
     def weighing(self) -> tuple[Weight, ...]:

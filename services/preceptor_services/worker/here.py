@@ -21,6 +21,7 @@ from preceptor_services.worker.lease import Endpoints, Lease
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_services.worker.sampler import PoolSampler
+from preceptor_services.worker.skill_bank import open_bank
 from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import Data, open_data
 from preceptor_trainer.loop import Ended, train
@@ -57,7 +58,8 @@ def train_here(
         publisher = WeightsPublisher(pool, student)
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = told if ranks.mesh is None else Together(ranks, told, news)
-        return train(run, student, data, pool, together, work, resume, publisher, sampler=sampler, ranks=ranks)
+        bank = open_bank(run, bench.client, pool)
+        return train(run, student, data, pool, together, work, resume, publisher, ranks, sampler, bank)
 
 
 def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:
@@ -65,7 +67,8 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
     with _pool(grant, bench, lambda: False) as pool:
         told = Together[Endpoints](ranks, None, hear=pool.update)
-        return train(run, student, data, pool, told, work, resume, WeightsPublisher(pool, student), ranks=ranks)
+        publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
+        return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank)
 
 
 def _given(run: Run, bench: Bench, ranks: Ranks) -> tuple[Path, Data, Path | None]:

@@ -148,7 +148,8 @@ class Skill(Shown, kind="skill"):
     """The text that replaces the last user message; it holds `{question}` and `{skill}` once each."""
 
     def content(self, view: ContextView) -> str | None:
-        return _field(view.task, "skill")
+        found = _listed(view.task.columns.get("skill"))
+        return str(found[0]) if found else None
 
 
 class Skills(Context, kind="skills"):

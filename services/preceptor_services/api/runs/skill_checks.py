@@ -13,6 +13,8 @@ from preceptor_trainer.recipe import Recipe
 
 BANK_COLUMNS = frozenset({"skill", "mistake", "skill_score"})
 """Task fields that a bank fills in."""
+GROWS = "skill_bank"
+"""The state of a recipe that publishes to the run's bank."""
 
 
 def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Recipe, str | None]:
@@ -20,7 +22,13 @@ def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Rec
 
     What the bank fills in need not be in the data; what it gives goes before what the data has.
     """
+    growing = any(each.kind == GROWS for each in recipe.state.values())
     if wish.skills is None:
+        if growing:
+            raise _bad(
+                "the recipe lets a skill bank grow (state), and the run names none.",
+                'Name one, as in "bank@3"; an empty one will do.',
+            )
         return recipe, None
     reading = {name for name, context in recipe.contexts.items() if BANK_COLUMNS & set(context.columns)}
     if not reading:
@@ -37,7 +45,7 @@ def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Rec
             "Name a bank of the run's task, or one that is of none.",
         )
     held = session.get(models.SkillBankVersion, (bank.name, version))
-    if held is None or held.skills == 0:
+    if not growing and (held is None or held.skills == 0):
         raise _bad(f"{bank.name}@{version} holds no skill.", "Publish skills to the bank first.")
     left = {name: each for name, each in recipe.contexts.items() if not set(each.columns) <= BANK_COLUMNS}
     return recipe.model_copy(update={"contexts": left}), f"{bank.name}@{version}"

@@ -131,12 +131,13 @@ def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
             )
     for role, name in sorted(wish.fallbacks.items()):
         if role not in (each for _, each in falling):
-            context = next(name for name, roles in sorted(asked.items()) if role in roles)
+            context = next((name for name, roles in sorted(asked.items()) if role in roles), None)
+            override = f'{{"contexts": {{"{context}": {{"on_failure": "fallback"}}}}}}'
             raise Invalid(
                 f"fallbacks.{role}: teacher {name} would never be asked: no context of this role has "
                 "on_failure = fallback.",
                 field=f"fallbacks.{role}",
-                remedy=f'Leave it out, or override: {{"contexts": {{"{context}": {{"on_failure": "fallback"}}}}}}.',
+                remedy="Leave it out." if context is None else f"Leave it out, or override: {override}.",
             )
         if name == wish.teachers[role]:
             raise Invalid(

@@ -8,7 +8,7 @@ l(delta) = log 2 - softplus(-delta^2 / 2 tau);  L = mean_x sum_k w_k c_k mean_t 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -37,7 +37,7 @@ class SkillBank(State, kind="sketch_skill_bank"):
     name: str
     """Which bank."""
 
-    def update(self, content: object, rollouts: Sequence[tuple[Task, Rollout]]) -> object:
+    def update(self, content: object, rollouts: Sequence[tuple[Task, Rollout]], replies: Mapping[str, str]) -> object:
         return content
 
 

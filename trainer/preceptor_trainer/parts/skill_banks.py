@@ -1,0 +1,109 @@
+"""How a run's skill bank grows: now and then, while success is low, a text teacher contrasts what failed with what
+succeeded, and says what to do and what to avoid (SGSD, arXiv:2605.28791; theirs every 25 steps, below 80%, 5 at most).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+from pydantic import Field, model_validator
+
+from preceptor.wire.skills import SkillCreate, SkillSource
+from preceptor_trainer.parts.contexts import filled, question
+from preceptor_trainer.parts.contexts_tried import without_thinking
+from preceptor_trainer.recipe import State
+from preceptor_trainer.views import Ask, Message, Rollout, Task
+
+_KEY = "skills"
+Tried = Sequence[tuple[Task, Rollout]]
+
+
+class SkillBank(State, kind="skill_bank"):
+    """The bank that the run names grows by what a text teacher makes of a step's rollouts.
+
+    The teacher answers with one JSON object a line: `skill`, `mistake` (one of them may be empty) and `attempt`, the
+    number of the attempt that taught it. A reply with anything else in it is not read, and nothing is published.
+    """
+
+    writer: str = "extractor"
+    """The role that is asked."""
+    every: int = Field(default=25, ge=1)
+    """Steps from one look to the next."""
+    below: float = Field(default=0.8, gt=0, le=1)
+    """Only where a smaller share of the step's rollouts was right."""
+    most: int = Field(default=5, ge=1, le=100)
+    """New skills at once, at most."""
+    attempts: int = Field(default=4, ge=1, le=64)
+    """Attempts that are shown of those that failed, and as many of those that succeeded; the first ones."""
+    max_tokens: int = Field(default=1024, ge=1, le=100_000)
+    """Longest reply. One that is longer is cut off, and not read."""
+    template: str = (
+        "These are attempts at tasks of one kind. Some failed, some succeeded.\n\n{attempts}\n\n"
+        "What should be known to succeed at tasks like these, and which mistakes should be avoided? Say it so that it "
+        "helps with other tasks of the kind; give no answer to any of these.\n"
+        'Write at most {most} lines, each one JSON object: {"skill": "what to do", "mistake": "what to avoid", '
+        '"attempt": the number of the attempt that shows it}. Write nothing else.'
+    )
+    """What the teacher reads; it holds `{attempts}` once, and may hold `{most}`."""
+
+    @model_validator(mode="after")
+    def _has_attempts(self) -> Self:
+        if self.template.count("{attempts}") != 1:
+            raise ValueError("template: it must hold {attempts} exactly once")
+        return self
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        return (self.writer,)
+
+    def asks(self, step: int, rollouts: Tried) -> Sequence[Ask]:
+        verdicts = [each.verdict for _, each in rollouts if each.verdict is not None]
+        right = sum(verdict.correct for verdict in verdicts)
+        if step % self.every or right == len(verdicts) or right >= self.below * len(verdicts):
+            return ()
+        said = "\n\n".join(self._said(number, *each) for number, each in enumerate(self._shown(rollouts), 1))
+        content = filled(self.template, {"attempts": said, "most": str(self.most)})
+        message = Message(role="user", content=content)
+        return (Ask(key=_KEY, teacher=self.writer, messages=(message,), max_tokens=self.max_tokens),)
+
+    def update(self, content: object, rollouts: Tried, replies: Mapping[str, str]) -> tuple[SkillCreate, ...]:
+        """The bank's skills and, after them, the new ones. Raises ValueError where the reply has not the form."""
+        held = cast("tuple[SkillCreate, ...]", content)
+        lines = [line for line in replies.get(_KEY, "").splitlines() if line.strip()]
+        if len(lines) > self.most:
+            raise ValueError(f"{len(lines)} skills, where {self.most} were wanted at most")
+        shown = self._shown(rollouts)
+        return (*held, *(_read(number, line, shown) for number, line in enumerate(lines, 1)))
+
+    def _shown(self, rollouts: Tried) -> Tried:
+        """The first failures, then the first successes."""
+        judged = [(task, each) for task, each in rollouts if each.verdict is not None]
+        failed = [(task, each) for task, each in judged if each.verdict and not each.verdict.correct]
+        right = [(task, each) for task, each in judged if each.verdict and each.verdict.correct]
+        return [*failed[: self.attempts], *right[: self.attempts]]
+
+    def _said(self, number: int, task: Task, rollout: Rollout) -> str:
+        assert rollout.verdict is not None, "only judged attempts are shown"
+        came = "succeeded" if rollout.verdict.correct else "failed"
+        why = f"\nWhat was said of it: {rollout.verdict.feedback}" if rollout.verdict.feedback else ""
+        return f"Attempt {number} ({came})\nTask: {question(task)}\nAnswer: {without_thinking(rollout.text)}{why}"
+
+
+def _read(number: int, line: str, shown: Tried) -> SkillCreate:
+    try:
+        value: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON") from error
+    if not isinstance(value, dict) or value.keys() != {"skill", "mistake", "attempt"}:
+        raise ValueError(f"line {number} is not an object of skill, mistake and attempt")
+    said = cast("dict[str, Any]", value)
+    attempt = said["attempt"]
+    if type(attempt) is not int or not 1 <= attempt <= len(shown):
+        raise ValueError(f"line {number} names attempt {attempt!r:.20} of {len(shown)}")
+    if not isinstance(said["skill"], str) or not isinstance(said["mistake"], str):
+        raise ValueError(f"line {number}: skill and mistake must be text")
+    task, rollout = shown[attempt - 1]
+    source = SkillSource(rollout=f"{task.id}/{rollout.index}", task=task.id)
+    return SkillCreate(skill=said["skill"].strip(), mistake=said["mistake"].strip(), sources=(source,))
