@@ -17,14 +17,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from of_recipes.bases import base_of, expert_of
+from of_recipes.bases import base_of, experts_of
 from of_recipes.cells import file_of, kept, run_cell
 from of_recipes.plans import BASELINES, Budget, Cell, arms, missing
 from of_recipes.report import Found, best_rate, machine, write
@@ -85,7 +85,7 @@ def bench(chosen: argparse.Namespace, task: str) -> None:
     base = chosen.base or base_of(task, chosen.out)
     left_out = {name: why for name in chosen.only if (why := missing(name, task, options))}
     names = [name for name in chosen.only if name not in left_out]
-    expert = expert_of(names, task, options, base, chosen.out, chosen.budget)
+    better = experts_of(names, task, options, base, chosen.out, chosen.budget)
 
     def cell(name: str, arm: str, seed: int, rate: float, split: str = "held_out") -> Cell:
         return Cell(
@@ -96,16 +96,16 @@ def bench(chosen: argparse.Namespace, task: str) -> None:
     def tries(name: str) -> list[Cell]:
         return [cell(name, "right", TUNING_SEED, rate, "validation") for rate in chosen.rates]
 
-    tried = {each: out for each, out in done(chosen, [c for n in names for c in tries(n)], base, expert)}
+    tried = {each: out for each, out in done(chosen, [c for n in names for c in tries(n)], base, better)}
     rates = {name: best_rate([(each, tried[each]) for each in tries(name)]) for name in names}
     cells = [cell(name, arm, seed, rates[name]) for seed in chosen.seeds for name in names for arm in arms(name)]
     ordered = sorted(cells, key=lambda each: each.recipe not in BASELINES)  # what all are held against comes first
-    found = Found(task, rates, left_out, [(each, out) for each, out in done(chosen, ordered, base, expert)])
+    found = Found(task, rates, left_out, [(each, out) for each, out in done(chosen, ordered, base, better)])
     write(found, chosen.out / task, chosen.results, machine(chosen.workers, chosen.budget, chosen.seeds))
 
 
 def done(
-    chosen: argparse.Namespace, cells: Iterable[Cell], base: Path, expert: Path | None
+    chosen: argparse.Namespace, cells: Iterable[Cell], base: Path, better: Mapping[str, Path]
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """What came of each cell: of those that were made before first, then of the others as they end."""
     cells = list(cells)
@@ -120,7 +120,7 @@ def done(
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_cell, chosen.out, each, base, expert): each for each in left}
+        running = {pool.submit(run_cell, chosen.out, each, base, better): each for each in left}
         for number, future in enumerate(as_completed(running), 1):
             each, out = running[future], future.result()
             last = out["curve"][-1]["correct"] / out["curve"][-1]["n"] if out["curve"] else float("nan")

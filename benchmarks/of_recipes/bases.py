@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from of_learner.runs import Told, a_run
 from of_recipes.cells import Questions, digest
-from of_recipes.plans import Budget, experts
+from of_recipes.plans import Budget, experts, with_domains
 from of_recipes.teachers import InProcess
 
 from preceptor_trainer import recipes, tasks
@@ -19,8 +23,10 @@ from preceptor_trainer.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "models" / "tiny"
-EXPERT_STEPS = 60
+EXPERT_TIMES = 8
+"""How many times a run's budget a better model is trained on, were its answers as long as they may be."""
 EXPERT_RATE = 1e-3
+EXPERT_SEED = 999
 
 
 def base_of(task: str, out: Path) -> Path:
@@ -35,21 +41,28 @@ def base_of(task: str, out: Path) -> Path:
     return folder
 
 
-def expert_of(
+def experts_of(
     names: Sequence[str], task: str, options: Mapping[str, Any], base: Path, out: Path, budget: Budget
-) -> Path | None:
-    """The base after some supervised steps; None where no recipe wants anybody better."""
-    if not any(experts(recipes.load(name)) for name in names):
-        return None
-    folder = out / "bases" / f"{task}-expert-{digest(base)[:12]}"
+) -> dict[str, Path]:
+    """For every domain of which some recipe wants to hear somebody better (none: of all): the base after some
+    supervised steps on its questions."""
+    wanted = sorted({domain for name in names for domain in experts(with_domains(name)).values()})
+    return {each: _expert(each, task, options, base, out, budget) for each in wanted}
+
+
+def _expert(domain: str, task: str, options: Mapping[str, Any], base: Path, out: Path, budget: Budget) -> Path:
+    what = hashlib.sha256(json.dumps([digest(base), options, asdict(budget)], sort_keys=True).encode()).hexdigest()
+    folder = out / "bases" / f"{task}-expert-{domain or 'all'}-{what[:12]}"
     if not (folder / "model.safetensors").is_file():
         source = tasks.load(task, options)
         recipe = recipes.load("sft").override({"rollout": {"max_tokens": source.answer_tokens + 1}})
-        steps = EXPERT_STEPS if budget.rollouts > 8 else 2
-        run = a_run("sft", recipe, steps=steps, batch=budget.rollouts, learning_rate=EXPERT_RATE, seed=999)
+        steps = max(2, EXPERT_TIMES * budget.tokens // (budget.rollouts * source.answer_tokens))
+        run = a_run("sft", recipe, steps=steps, batch=budget.rollouts, learning_rate=EXPERT_RATE, seed=EXPERT_SEED)
         with tempfile.TemporaryDirectory() as work:
-            ended = train(run, base, Questions(source, "validation"), InProcess({}), Told(), Path(work))
+            data = Questions(source, "validation", domain)
+            ended = train(run, base, data, InProcess({}), Told(), Path(work))
             assert ended.model is not None
             folder.parent.mkdir(parents=True, exist_ok=True)
-            ended.model.replace(folder)
+            shutil.copytree(ended.model, folder.with_suffix(".part"), dirs_exist_ok=True)
+            folder.with_suffix(".part").replace(folder)
     return folder

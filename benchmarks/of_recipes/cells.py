@@ -9,20 +9,20 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from of_learner.runs import a_run
-from of_recipes.plans import Cell, experts, recipe_of, training
+from of_recipes.plans import Cell, experts, recipe_of, training, with_domains
 from of_recipes.teachers import InProcess
 
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Evaluation, Sample, StepReport
 from preceptor_services.teacher.scripts import reply
-from preceptor_trainer import recipes, tasks
+from preceptor_trainer import tasks
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Verifier
@@ -36,6 +36,8 @@ class Questions:
 
     source: ProceduralTask
     split: Split
+    domain: str = ""
+    """Trained on questions of this one only; none: of all."""
 
     @property
     def name(self) -> str:
@@ -50,7 +52,10 @@ class Questions:
         return self.source.columns
 
     def train(self, step: int, batch: int, seed: int) -> list[Task]:
-        return self.source.train(step, batch, seed)
+        if not self.domain:
+            return self.source.train(step, batch, seed)
+        drawn = self.source.train(step, 4 * batch, seed)
+        return [task for task in drawn if task.columns["domain"] == self.domain][:batch]
 
     def held_out(self, count: int) -> list[Task]:
         return self.source.take(self.split, count)
@@ -108,12 +113,12 @@ def kept(folder: Path, cell: Cell, base: Path) -> dict[str, Any] | None:
     return found if same and found["error"] is None else None
 
 
-def run_cell(folder: Path, cell: Cell, base: Path, expert: Path | None) -> dict[str, Any]:
-    """Train it, and keep what came out; what it died of, too. `expert` fills the roles of better models."""
+def run_cell(folder: Path, cell: Cell, base: Path, better: Mapping[str, Path]) -> dict[str, Any]:
+    """Train it, and keep what came out; what it died of, too. `better`: models that know more, by domain."""
     watch, error = Watch(cell.budget.tokens, cell.budget.every), None
     began = time.monotonic()
     try:
-        _train(cell, base, expert, watch)
+        _train(cell, base, better, watch)
     except Exception as died:  # one recipe's failure is a result of the benchmark, not its end
         error = f"{type(died).__name__}: {died}"[:500]
     out = {"settings": cell.settings(), "base": digest(base), "curve": watch.curve, "error": error}
@@ -131,12 +136,12 @@ def writes(role: str, request: ChatRequest) -> Reply:
     return Reply(text=reply(request.messages[-1].content), finished=True)
 
 
-def _train(cell: Cell, base: Path, expert: Path | None, watch: Watch) -> None:
+def _train(cell: Cell, base: Path, better: Mapping[str, Path], watch: Watch) -> None:
     recipe = recipe_of(cell)
-    better = experts(recipes.load(cell.recipe))  # of all arms alike
-    if better and expert is None:
-        raise ValueError(f"{cell.recipe}: the role {', '.join(sorted(better))} wants a better model, and there is none")
-    models = {role: load_model(expert if expert and role in better else base) for role in recipe.scorers}
+    wanted = experts(with_domains(cell.recipe))  # of all arms alike
+    if lacking := sorted(wanted.keys() - {role for role, domain in wanted.items() if domain in better}):
+        raise ValueError(f"{cell.recipe}: the role {', '.join(lacking)} wants a better model, and there is none")
+    models = {role: load_model(better[wanted[role]] if role in wanted else base) for role in recipe.scorers}
     teachers = InProcess(models, writes)
     data = Questions(tasks.load(cell.task, cell.options), cast(Split, cell.split))
     run = a_run(cell.recipe, recipe, **training(cell))

@@ -77,10 +77,9 @@ def arms(name: str) -> tuple[str, ...]:
 
 def recipe_of(cell: Cell) -> Recipe:
     """The recipe of a cell, its arm and the task's horizon."""
-    recipe = recipes.load(cell.recipe)
+    recipe = with_domains(cell.recipe)
     room = tasks.load(cell.task, cell.options).answer_tokens + 1
     changes: dict[str, Any] = {"rollout": {"max_tokens": room}, "contexts": {}}
-    changes["contexts"] |= _domains(recipe)
     for name, context in shown(recipe).items():
         if cell.arm == "wrong":
             changes["contexts"][name] = {"wrong": True}
@@ -105,12 +104,16 @@ def missing(name: str, task: str, options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def experts(recipe: Recipe) -> frozenset[str]:
-    """The roles that somebody better than the student has to fill: those that are shown no more than it is."""
-    plain, informed = set[str](), set[str]()
+def experts(recipe: Recipe) -> dict[str, str]:
+    """The roles that somebody better than the student has to fill, since they are shown no more than it is; and of
+    which domain each is (none: of all)."""
+    plain, informed = dict[str, str](), {"self"}
     for each in recipe.contexts.values():
-        (plain if each.kind in ("plain", "domain") else informed).update(each.scorers)
-    return frozenset(plain - informed - {"self"})
+        if each.kind in ("plain", "domain"):
+            plain |= dict.fromkeys(each.scorers, each.domain if isinstance(each, Domain) else "")
+        else:
+            informed.update(each.scorers)
+    return {role: domain for role, domain in plain.items() if role not in informed}
 
 
 def training(cell: Cell) -> dict[str, Any]:
@@ -127,7 +130,9 @@ def training(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _domains(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's domains are called by the names that the task has, in their order."""
+def with_domains(name: str) -> Recipe:
+    """The recipe, its domains called by the names that the task has, in their order."""
+    recipe = recipes.load(name)
     named = [name for name, context in recipe.contexts.items() if isinstance(context, Domain)]
-    return {name: {"domain": domain} for name, domain in zip(named, ("maths", "letters"), strict=False)}
+    changes = {name: {"domain": domain} for name, domain in zip(named, ("maths", "letters"), strict=False)}
+    return recipe.override({"contexts": changes}) if changes else recipe

@@ -38,7 +38,7 @@ def a_cell(bench: SimpleNamespace, **changes: Any) -> Any:
 def test_a_cell_is_trained_until_its_budget_is_spent_and_then_kept(bench: SimpleNamespace, tmp_path: Path) -> None:
     cell = a_cell(bench)
     assert bench.cells.kept(tmp_path, cell, TINY) is None
-    out = bench.cells.run_cell(tmp_path, cell, TINY, None)
+    out = bench.cells.run_cell(tmp_path, cell, TINY, {})
     assert out["error"] is None
     tokens = [each["tokens"] for each in out["curve"]]
     assert tokens[0] == 0 and tokens[-2] < 60 <= tokens[-1]
@@ -54,15 +54,25 @@ def test_a_cell_is_trained_until_its_budget_is_spent_and_then_kept(bench: Simple
 
 def test_a_moving_teacher_moves_and_a_better_one_is_asked(bench: SimpleNamespace, tmp_path: Path) -> None:
     for name in ("sdft", "opd"):
-        out = bench.cells.run_cell(tmp_path, a_cell(bench, recipe=name), TINY, TINY)
+        out = bench.cells.run_cell(tmp_path, a_cell(bench, recipe=name), TINY, {"": TINY})
         assert out["error"] is None and len(out["curve"]) > 1
 
 
 def test_a_cell_that_dies_says_of_what_and_is_tried_again(bench: SimpleNamespace, tmp_path: Path) -> None:
     cell = a_cell(bench, recipe="opd")
-    out = bench.cells.run_cell(tmp_path, cell, TINY, None)
+    out = bench.cells.run_cell(tmp_path, cell, TINY, {})
     assert "opd: the role teacher wants a better model" in out["error"]
     assert bench.cells.kept(tmp_path, cell, TINY) is None
+
+
+def test_specialists_are_heard_on_their_domains(bench: SimpleNamespace, tmp_path: Path) -> None:
+    cell = a_cell(bench, recipe="mopd", task="two_domains")
+    assert bench.plans.experts(bench.plans.with_domains("mopd")) == {"maths": "maths", "code": "letters"}
+    out = bench.cells.run_cell(tmp_path, cell, TINY, {"maths": TINY, "letters": TINY})
+    assert out["error"] is None and out["curve"][-1]["tokens"] >= 60
+    source = tasks.load("two_domains")
+    drawn = bench.cells.Questions(source, "validation", "letters").train(0, 8, seed=0)
+    assert [task.columns["domain"] for task in drawn] == ["letters"] * 8
 
 
 @pytest.mark.parametrize("name", recipes.names())
