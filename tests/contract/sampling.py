@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from preceptor.pool import TeacherPool
 from preceptor.wire.runs import TeacherEndpoint
+from preceptor.wire.weights import WeightsKind
+from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.sampler import PoolSampler
 from preceptor_trainer import recipes
@@ -27,7 +31,7 @@ def go(
     work: Path,
     *,
     overrides: Mapping[str, Any] = OVERRIDES,
-    wrapped: Callable[[Remote], Remote] = lambda remote: remote,
+    wrapped: Callable[[Any], Remote] = lambda remote: remote,
     signal: Callable[[int], Signal] = lambda step: Signal.GO,
     resume: Path | None = None,
     **training: Any,
@@ -55,10 +59,10 @@ class Stale:
         self._remote = remote
         self._version: int | None = None
 
-    def publish(self, *weights: Any) -> int:
+    def publish(self, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> int:
         if self._version is None:
-            self._version = self._remote.publish(*weights)
+            self._version = self._remote.publish(weights, kind, scale)
         return self._version
 
-    def write(self, *wanted: Any) -> Any:
-        return self._remote.write(*wanted)
+    def write(self, request: WriteRequest, check: Callable[[], None]) -> Iterator[Written]:
+        return self._remote.write(request, check)

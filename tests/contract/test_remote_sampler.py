@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from preceptor.errors import BadScores, Conflict, Invalid, NotFound, TeacherRefused, TooLarge
+from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_trainer.loop import Signal
@@ -151,14 +152,14 @@ def test_weights_that_move_while_it_writes_are_sent_again(
         def __init__(self, remote: Remote) -> None:
             self._remote = remote
 
-        def publish(self, *weights: Any) -> int:
-            return self._remote.publish(*weights)
+        def publish(self, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> int:
+            return self._remote.publish(weights, kind, scale)
 
-        def write(self, *wanted: Any) -> Any:
+        def write(self, request: WriteRequest, check: Callable[[], None]) -> Iterator[Written]:
             if not moved:
                 backend.about = replace(backend.about, weights_version=backend.about.weights_version - 1)
                 moved.append(1)
-            return self._remote.write(*wanted)
+            return self._remote.write(request, check)
 
     _, reporter = go(taught, folder, tmp_path / "work", wrapped=Meddling)
     assert moved and len(reporter.steps) == 4

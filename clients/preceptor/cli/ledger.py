@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from preceptor.cli import output
 from preceptor.ledgers import total
 from preceptor.wire.runs import Ledger, StepReport, TeacherLedger
+from preceptor.wire.teachers import SAMPLER
 
 _ALWAYS = ("requests", "sequences", "tokens", "seconds", "bytes_sent", "bytes_received", "head_bytes")
 
@@ -31,6 +32,23 @@ def show_ledger(steps: Sequence[StepReport]) -> None:
     if ledger.teachers:
         output.console.print()
         _show_teachers(ledger.teachers)
+    if SAMPLER in ledger.teachers:
+        output.console.print(f"\nIts sampler against its learner: {mismatch(steps)}.", soft_wrap=True)
+
+
+def mismatch(steps: Sequence[StepReport]) -> str:
+    """How far who wrote these steps' rollouts was from who learned from them; means over steps."""
+    count, (gap, kl, beyond, most) = (
+        max(len(steps), 1),
+        [
+            [step.metrics.get(name, 0.0) for step in steps]
+            for name in ("sampler_gap", "sampler_kl", "sampler_beyond", "sampler_gap/largest")
+        ],
+    )
+    return (
+        f"mean gap {sum(gap) / count:.2g} nats, at most {max(most, default=0.0):.2g}, KL {sum(kl) / count:.2g}, "
+        f"{output.percent(sum(beyond) / count)} of the tokens beyond a factor of 2"
+    )
 
 
 def taught_nothing(steps: Sequence[StepReport]) -> str | None:
@@ -46,7 +64,7 @@ def taught_nothing(steps: Sequence[StepReport]) -> str | None:
 def _stages(ledger: Ledger, wall: float) -> list[tuple[object, ...]]:
     tokens = {
         "sample": ledger.tokens.get("prompt_read", 0) + ledger.tokens.get("completion", 0),
-        "score": sum(each.tokens for each in ledger.teachers.values()),
+        "score": sum(each.tokens for role, each in ledger.teachers.items() if role != SAMPLER),
         "learn": ledger.tokens.get("learned", 0),
     }
     return [

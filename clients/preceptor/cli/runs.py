@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from preceptor.cli import output
-from preceptor.cli.ledger import show_ledger, taught_nothing
+from preceptor.cli.ledger import mismatch, show_ledger, taught_nothing
 from preceptor.cli.plots import picture, plots_installed, terminal_plot
 from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run, to_create
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
@@ -133,6 +133,8 @@ def show(
                 "student": run.student,
                 "teachers": ", ".join(f"{role}: {name}" for role, name in run.teachers.items()) or None,
                 "fallbacks": ", ".join(f"{role}: {name}" for role, name in run.fallbacks.items()) or None,
+                "sampler": run.sampler,
+                "mismatch": run.sampler and mismatch(list(client.runs.metrics(run_id, after=max(run.step - 1, 0)))),
                 "data": getattr(run.data, "task", None) or getattr(run.data, "artifact", None),
                 "step": f"{run.step} of {run.training.steps}",
                 "worker": run.worker and f"{run.worker} (attempt {run.attempt}, fence {run.fence})",

@@ -171,11 +171,11 @@ class TeacherLedger(Wire):
     """What went to one teacher and came back, in one step."""
 
     requests: Count = 0
-    """Requests over HTTP, for scores and for texts, retries included."""
+    """Requests over HTTP, for scores, texts and rollouts, retries included."""
     sequences: Count = 0
-    """Completions scored."""
+    """Completions scored; of a sampler: written."""
     tokens: Count = 0
-    """Completion tokens scored."""
+    """Completion tokens scored; of a sampler: written."""
     bytes_sent: Count = 0
     """Bytes of request bodies."""
     bytes_received: Count = 0

@@ -65,6 +65,28 @@ def test_steps_that_came_to_nothing_are_counted(capsys: pytest.CaptureFixture[st
     assert "2 of 3 steps had no token that counts and moved nothing (the first: step 2)." in said
 
 
+def test_of_a_sampler_the_mismatch_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [step(1), step(2)]
+    numbers = {"sampler_gap": 1e-3, "sampler_kl": 2e-6, "sampler_beyond": 0.25, "sampler_gap/largest": 0.9}
+    sampled = [
+        each.model_copy(
+            update={
+                "metrics": {**each.metrics, **numbers},
+                "ledger": each.ledger.model_copy(
+                    update={"teachers": {**each.ledger.teachers, "sampler": TeacherLedger(requests=1, tokens=30)}}
+                ),
+            }
+        )
+        for each in steps
+    ]
+    show_ledger(sampled)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mean gap 0.001 nats, at most 0.9, KL 2e-06, 25.0% of the tokens beyond a factor of 2" in said
+    assert "score 4.0 s 20.0% 60 15" in said, "what a sampler wrote was not scored"
+    show_ledger(steps)
+    assert "mean gap" not in capsys.readouterr().out
+
+
 def test_without_a_step_there_is_no_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     show_ledger([])
     assert "there is no ledger" in capsys.readouterr().out
