@@ -42,7 +42,7 @@ LONGEST = 60
 """Characters of a setting's value; a longer one is a template, and `recipes show` prints it."""
 HIDDEN = ("teacher", "on_failure", "template", "wrong")
 """Settings of every context that say nothing about a method."""
-IDENTITIES = {"coefficient": 1.0, "temperature": 1.0, "max_tokens": 128, "reduction": "token"}
+IDENTITIES = {"coefficient": 1.0, "temperature": 1.0, "max_tokens": 128, "reduction": "token", "clip_by": "event"}
 """What a setting is where it says nothing, either."""
 
 

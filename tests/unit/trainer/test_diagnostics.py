@@ -64,6 +64,8 @@ def test_the_clipped_fraction_of_a_clipped_divergence() -> None:
     below_T = ref.plogpq(t_TV, s_TV).clamp(max=0.05).sum(-1)[there_T] < 0
     assert said["forward_kl/negative"] == pytest.approx(float(below_T.double().mean())) and bool(below_T.any())
     assert "forward_kl/clipped" not in shown(on, ForwardKL())
+    bounded, sum_T = shown(on, ForwardKL(clip=0.5, clip_by="token")), ref.plogpq(t_TV, s_TV).sum(-1)[there_T]
+    assert bounded["forward_kl/clipped"] == pytest.approx(float((sum_T > 0.5).double().mean()))
     assert "jsd/clipped" in (told := shown(on, JSD(clip=0.02))) and "jsd/clipped_tokens" not in told
 
 

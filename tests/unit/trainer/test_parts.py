@@ -134,6 +134,29 @@ def test_a_clip_of_single_events_may_turn_a_kl_around(kl: type[Pointwise]) -> No
         assert value >= 0 and towards >= 0
 
 
+@pytest.mark.parametrize("kind", [ForwardKL, ReverseKL, JSD, SkewForwardKL, SkewReverseKL])
+def test_a_clip_of_whole_tokens_keeps_every_direction(kind: type[Pointwise]) -> None:
+    student_TD, student, teacher_TD, teacher = one_token()
+    logits_TK = (student_TD @ student.weight_VD.detach().T).repeat(2, 1).requires_grad_()
+    target_TK = (teacher_TD @ teacher.weight_VD.detach().T).log_softmax(-1)
+    target_TK = torch.cat([target_TK, logits_TK.detach()[:1].log_softmax(-1).lerp(target_TK, 0.05).log_softmax(-1)])
+
+    def pull(term: Pointwise) -> tuple[Tensor, Tensor]:
+        loss_T = term.compare(logits_TK.log_softmax(-1), target_TK)
+        (grad_TK,) = torch.autograd.grad(loss_T.sum(), logits_TK)
+        closed = term.gradient(logits_TK.detach().log_softmax(-1), target_TK)
+        assert closed is not None
+        torch.testing.assert_close(closed, (loss_T.detach(), grad_TK))
+        return loss_T.detach(), grad_TK
+
+    loss_T, grad_TK = pull(kind())
+    bound = float(loss_T.mean())
+    assert loss_T[1] < bound < loss_T[0]
+    bounded_T, kept_TK = pull(kind(clip=bound, clip_by="token"))
+    torch.testing.assert_close(bounded_T, torch.stack([torch.tensor(bound, dtype=torch.float64), loss_T[1]]))
+    torch.testing.assert_close(kept_TK, torch.stack([grad_TK[0] * bound / loss_T[0], grad_TK[1]]))
+
+
 def test_a_sparse_support_never_says_more_than_the_whole() -> None:
     """Coarsening: a divergence over k ids and a tail rises with k, up to the full one."""
     for term in (ForwardKL(), ReverseKL(), JSD()):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from math import log
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Pointwise(Divergence):
-    """A divergence that is a sum over events, which may be clipped event by event."""
+    """A divergence that is a sum over events, which may be clipped event by event, or token by token."""
 
     one_sided: ClassVar[bool] = True
     """Whether contributions may be negative: a clip from above then turns the sum below zero, and its gradient away
@@ -39,6 +39,8 @@ class Pointwise(Divergence):
     clip: float | None = Field(default=None, gt=0)
     """Largest contribution of one event, as OPSD's later releases do (0.05); None: no clip. A clipped event has no
     gradient. Only where no contribution is negative (`jsd`) does it merely saturate: a KL's sum may turn negative."""
+    clip_by: Literal["event", "token"] = "event"
+    """What `clip` bounds. `token`: the sum instead; a token above it keeps its direction, scaled down to the bound."""
 
     @abstractmethod
     def terms(self, student_TK: Tensor, target_TK: Tensor) -> Tensor:
@@ -50,15 +52,26 @@ class Pointwise(Divergence):
 
     def compare(self, student_TK: Tensor, target_TK: Tensor) -> Tensor:
         terms_TK = self.terms(student_TK, target_TK)
-        return (terms_TK if self.clip is None else terms_TK.clamp(max=self.clip)).sum(-1)
+        if self.clip is not None and self.clip_by == "event":
+            return terms_TK.clamp(max=self.clip).sum(-1)
+        loss_T = terms_TK.sum(-1)
+        return loss_T if self.clip is None else loss_T * _within(loss_T, self.clip)
 
     def gradient(self, student_TK: Tensor, target_TK: Tensor) -> tuple[Tensor, Tensor] | None:
-        return None if self.clip is not None else self.closed(student_TK, target_TK)
+        if self.clip is not None and self.clip_by == "event":
+            return None
+        loss_T, grad_TK = self.closed(student_TK, target_TK)
+        if self.clip is None:
+            return loss_T, grad_TK
+        share_T = _within(loss_T, self.clip)
+        return loss_T * share_T, grad_TK.mul_(share_T[:, None])
 
     def observe(self, block: BlockView, target: Opinion) -> Mapping[str, Tensor]:
         if self.clip is None:
             return {}
         terms_TK = self.terms(*block.pair(target))
+        if self.clip_by == "token":
+            return {"clipped": (terms_TK.sum(-1) > self.clip).to(target.logprob_T.dtype)}
         touched_TK = (terms_TK > self.clip).to(target.logprob_T.dtype)
         told = {"clipped": touched_TK.mean(-1)}
         if self.one_sided:
@@ -155,6 +168,11 @@ class SkewReverseKL(Pointwise, kind="skew_reverse_kl"):
             above_TK = above_TK - above_TK.exp().mul_(self.alpha)
         mean_T = (own_TK * above_TK).sum(-1)
         return loss_T, above_TK.sub_(mean_T[:, None]).mul_(own_TK)
+
+
+def _within(loss_T: Tensor, bound: float) -> Tensor:
+    """What each loss is multiplied with so that none is above the bound."""
+    return (bound / loss_T.detach().clamp(min=bound)).clamp(max=1.0)
 
 
 def _mixture(student_TK: Tensor, target_TK: Tensor, share: float) -> Tensor:

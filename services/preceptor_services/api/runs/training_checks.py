@@ -152,7 +152,7 @@ def _check_sparse(wish: RunCreate, recipe: Recipe, student: ModelFacts, named: S
 
 
 def _clips(term: Term) -> bool:
-    return isinstance(term, Pointwise) and term.one_sided and term.clip is not None
+    return isinstance(term, Pointwise) and term.one_sided and term.clip is not None and term.clip_by == "event"
 
 
 def _is_sparse(recipe: Recipe, each: Named, student: ModelFacts) -> bool:
