@@ -23,6 +23,11 @@ from preceptor_trainer.weighing import TermWeights, weigh
 
 _log = logging.getLogger(__name__)
 
+KEPT_BYTES = 1 << 29
+"""What a pass on a CPU may keep for its way back, about: a few hundred tokens are computed as fast as thousands."""
+FEWEST = 256
+"""Tokens that make a pass worth its while, whatever they keep."""
+
 
 class Learner:
     """Holds the student's weights and moves them."""
@@ -69,7 +74,7 @@ class Learner:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
         learning, head = self._learning, self._learning.head()
         batch = batch.to(self._model.device)
-        passes = cuts(batch.rows, self._model.module, self._training.microbatch_tokens)
+        passes = cuts(batch.rows, self._model.module, pass_tokens(self._model, self._training))
         self.positions = sum(cut.tokens for cut in passes)
         all_of_it = outline(learning.ranks, batch, len(passes))
         if not all_of_it.passes:
@@ -129,6 +134,16 @@ class Learner:
             if error is not None:
                 raise error
         return total
+
+
+def pass_tokens(model: Model, training: Training) -> int:
+    """Most tokens that go through this student at once."""
+    if model.device.type != "cpu" or training.gradient_checkpointing:
+        return training.microbatch_tokens
+    config = model.module.config.get_text_config()
+    # A Llama's layer keeps about twenty vectors of hidden size a token, in float32.
+    kept = 80 * config.hidden_size * config.num_hidden_layers
+    return min(training.microbatch_tokens, max(FEWEST, KEPT_BYTES // kept))
 
 
 @torch.no_grad()

@@ -176,7 +176,7 @@ class Training(Wire):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of everything random in the run."""
     microbatch_tokens: int = Field(default=8192, ge=1, le=2**31 - 1)
-    """Tokens that go through the model at once. Changes memory and speed, never the result."""
+    """Most tokens that go through the model at once. Changes memory and speed, never the result."""
     max_lag: int = Field(default=0, ge=0, le=64)
     """Weights versions by which rollouts may be older than the weights that learn from them. 0: strictly on-policy, and
     the same numbers every time; 1 or more: the student writes ahead, from a copy of its weights, while it learns."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from preceptor.wire.runs import Training
+from preceptor_trainer import learner as learning
 from preceptor_trainer import recipes
 from preceptor_trainer.batch import Batch, build_batch
 from preceptor_trainer.grouping import cuts
@@ -74,6 +75,16 @@ def test_a_batch_may_be_cut_anyhow(folder: Path) -> None:
         loss, cut = gradient(opsd(), student, batch, microbatch_tokens=tokens)
         assert loss == pytest.approx(whole_loss, rel=1e-6)
         torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
+
+
+def test_a_pass_on_a_cpu_keeps_to_its_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = load_model(folder)
+    assert learning.pass_tokens(student, Training(microbatch_tokens=1000)) == 1000
+    monkeypatch.setattr(learning, "KEPT_BYTES", 300 * 80 * 32 * 2)
+    assert learning.pass_tokens(student, Training()) == 300, "two layers, 32 wide"
+    assert learning.pass_tokens(student, Training(gradient_checkpointing=True)) == Training().microbatch_tokens
+    monkeypatch.setattr(learning, "KEPT_BYTES", 1)
+    assert learning.pass_tokens(student, Training()) == learning.FEWEST
 
 
 def test_the_teacher_never_moves_and_never_receives_a_gradient(folder: Path) -> None:
