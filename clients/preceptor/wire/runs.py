@@ -48,7 +48,8 @@ class RunCreate(Wire):
     recipe: str = Field(max_length=200)
     """The recipe's name."""
     overrides: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Changes to the recipe, merged into it: `{"rollout": {"max_tokens": 64}}`."""
+    """Changes to the recipe, merged into it in their order: `{"rollout": {"max_tokens": 64}}`, or by path, into lists
+    too: `{"objective.0.beta": 0.3}`."""
     student: ArtifactId
     """The model to train: an artifact of kind `model`."""
     teachers: dict[str, str] = Field(default_factory=dict[str, str])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -77,8 +78,7 @@ def _module(name: str) -> ModuleType:
         near = get_close_matches(name, names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
         raise UnknownRecipe(f"no recipe is called '{name}'; {hint}")
-    for module in iter_modules(parts.__path__):  # an override may name a part that the recipe's own file does not use
-        import_module(f"{parts.__name__}.{module.name}")
+    _know_parts()
     if name in _shipped():
         return import_module(f"{__name__}.{name}")
     packaged = _packaged()
@@ -90,10 +90,19 @@ def _module(name: str) -> ModuleType:
         raise BrokenRecipe(f"{packaged[name]}: {type(error).__name__}: {str(error)[:400]}") from error
 
 
-def _shipped() -> set[str]:
-    return {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}
+@cache
+def _know_parts() -> None:
+    """An override may name a part that the recipe's own file does not use."""
+    for module in iter_modules(parts.__path__):
+        import_module(f"{parts.__name__}.{module.name}")
 
 
+@cache
+def _shipped() -> frozenset[str]:
+    return frozenset(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+
+
+@cache  # what is installed does not change under a process, and looking takes 10 ms
 def _packaged() -> Mapping[str, str]:
     """Modules by name. A shipped recipe keeps its name."""
     return {each.name: each.value for each in entry_points(group=PACKAGES) if each.name not in _shipped()}

@@ -136,6 +136,7 @@ def test_a_package_brings_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         EntryPoint(name="opsd", value="somebody.their_gap", group="preceptor.recipes"),
     ]
     monkeypatch.setattr(recipes, "entry_points", lambda group: [each for each in points if each.group == group])
+    monkeypatch.setattr(recipes, "_packaged", recipes._packaged.__wrapped__)  # looks again whenever it is asked
     assert recipes.load("their_gap").paper == "none"
     assert recipes.origin("their_gap") == "somebody.their_gap"
     assert recipes.origin("opsd") == "preceptor", "a shipped recipe keeps its name"
