@@ -120,11 +120,13 @@ class Connection:
         path: str,
         body: BaseModel | None = None,
         *,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         twice_is_once: bool = False,
     ) -> Answer:
         """POST, the answer parsed as `kind`."""
-        return self.parse(kind, self.send("POST", path, body=body, headers=headers, twice_is_once=twice_is_once))
+        answer = self.send("POST", path, params=params, body=body, headers=headers, twice_is_once=twice_is_once)
+        return self.parse(kind, answer)
 
     @contextmanager
     def stream(

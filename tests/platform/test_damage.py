@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from preceptor.client import Client
+from preceptor.errors import Conflict
 from preceptor.wire.runs import Run, RunState
 from tests.platform.stack import Stack, steps_of, until
 
@@ -63,7 +64,7 @@ def test_a_checkpoint_that_has_rotted_is_refused_by_the_file_and_what_a_worker_h
     worker = stack.only_worker()
     run = stack.start_run(client, "rotted", **PLAN)
     events = client.runs.events(run.id)
-    until(events, lambda event: event.kind == "checkpoint")
+    until(events, lambda event: event.kind == "checkpoint" and event.data["step"] > 8)
     client.runs.pause(run.id)
     until(events, lambda event: event.kind == "state" and event.data["to"] == "paused")
     paused = client.runs.get(run.id)
@@ -80,7 +81,10 @@ def test_a_checkpoint_that_has_rotted_is_refused_by_the_file_and_what_a_worker_h
     failed = client.runs.get(run.id)
     assert failed.state is RunState.FAILED and failed.error is not None
     assert "optimizer.safetensors arrived with the hash" in failed.error.detail
+    assert "preceptor runs resume RUN --step STEP" in (failed.error.remedy or "")
     assert failed.checkpoint == paused.checkpoint and not held.exists(), "nothing of it is kept on the worker"
+    with pytest.raises(Conflict, match=r"no checkpoint of step 3; it has those of \[\d+, \d+\]"):
+        client.runs.resume(run.id, step=3)
 
     blob.write_bytes(whole)
     client.artifacts.pull(paused.checkpoint.artifact, held)
@@ -90,6 +94,26 @@ def test_a_checkpoint_that_has_rotted_is_refused_by_the_file_and_what_a_worker_h
     assert client.runs.get(run.id).state is RunState.SUCCEEDED, client.runs.get(run.id).error
     assert steps_of(told) == list(range(1, STEPS + 1))
     assert all(event.data["largest_difference"] == 0.0 for event in told if event.kind == "resumed")
+
+
+def test_a_run_goes_on_from_an_older_checkpoint_that_is_kept(stack: Stack, client: Client) -> None:
+    stack.worker()
+    run = stack.start_run(client, "older", **PLAN)
+    events = client.runs.events(run.id)
+    until(events, lambda event: event.kind == "checkpoint" and event.data["step"] == 16)
+    client.runs.cancel(run.id)
+    list(events)
+    cancelled = client.runs.get(run.id)
+    assert cancelled.state is RunState.CANCELLED and cancelled.checkpoint is not None
+    last = cancelled.checkpoint.step
+    older = 16 if last > 16 else 8
+    again = client.runs.resume(run.id, step=older)
+    assert again.checkpoint is not None and again.checkpoint.step == older
+    told = list(client.runs.events(run.id))
+    assert client.runs.get(run.id).state is RunState.SUCCEEDED
+    assert steps_of(told) == list(range(1, STEPS + 1))
+    (resumed,) = [event.data for event in told if event.kind == "resumed"]
+    assert (resumed["from_step"], resumed["largest_difference"]) == (older, 0.0)
 
 
 def rot(file: Path) -> None:

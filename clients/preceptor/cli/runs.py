@@ -183,10 +183,18 @@ def pause(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_js
 
 
 @app.command()
-def resume(run_id: RunId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
+def resume(
+    run_id: RunId,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Go on from this step's checkpoint; the newest are kept.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: output.Json = False,
+) -> None:
     """Queue a paused, failed or cancelled run again; it goes on from its last checkpoint."""
     with connect(url, key_file) as client:
-        run = client.runs.resume(run_id)
+        run = client.runs.resume(run_id, step=step)
     if as_json:
         return output.show_json(run)
     start_ = f"from step {run.checkpoint.step}" if run.checkpoint else "from the beginning"

@@ -88,9 +88,12 @@ class Runs:
         """Have a running run stop within one step, with a checkpoint. Raises Conflict where it is not running."""
         return self._connection.post(Run, f"/v1/runs/{run_id}/pause", twice_is_once=True)
 
-    def resume(self, run_id: str) -> Run:
-        """Queue a paused, failed or cancelled run again; it continues from its last checkpoint."""
-        return self._connection.post(Run, f"/v1/runs/{run_id}/resume")
+    def resume(self, run_id: str, *, step: int | None = None) -> Run:
+        """Queue a paused, failed or cancelled run again; it continues from its last checkpoint, or from that of `step`.
+
+        Raises Conflict where that is not kept.
+        """
+        return self._connection.post(Run, f"/v1/runs/{run_id}/resume", params={"step": step})
 
     def events(self, run_id: str, *, after: int = 0, follow: bool = True) -> Iterator[Event]:
         """What happened to a run, in order, from the event after `after` on.

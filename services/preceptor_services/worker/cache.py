@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from preceptor.client import Client
+from preceptor.errors import Corrupt
 from preceptor.wire.artifacts import ArtifactKind
 
 KEPT_SECONDS = 24 * 3600
@@ -34,18 +35,30 @@ class ArtifactCache:
         went on from it would have other numbers, and nobody would know.
         """
         held = self._folder / artifact.removeprefix("sha256:")
-        if held.is_dir() and self._client.artifacts.get(artifact).manifest.kind is ArtifactKind.CHECKPOINT:
-            self._client.artifacts.pull(artifact, held)
+        if held.is_dir() and self._is_checkpoint(artifact):
+            self._pull(artifact, held)
         if not held.is_dir():
             self._evict()
             aside = self._folder / f".{held.name}-{uuid.uuid4().hex}"
             try:
-                self._client.artifacts.pull(artifact, aside)
+                self._pull(artifact, aside)
                 self._keep(aside, held)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         os.utime(held)
         return held
+
+    def _is_checkpoint(self, artifact: str) -> bool:
+        return self._client.artifacts.get(artifact).manifest.kind is ArtifactKind.CHECKPOINT
+
+    def _pull(self, artifact: str, folder: Path) -> None:
+        try:
+            self._client.artifacts.pull(artifact, folder)
+        except Corrupt as error:
+            if not self._is_checkpoint(artifact):
+                raise
+            older = "Where it stays so, go on from the checkpoint before it: `preceptor runs resume RUN --step STEP`."
+            raise Corrupt(error.problem.detail, remedy=f"{error.problem.remedy or ''} {older}".strip()) from error
 
     def _keep(self, aside: Path, held: Path) -> None:
         try:

@@ -97,9 +97,17 @@ def pause_run(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Ru
 
 
 @ROUTER.post("/runs/{run_id}/resume")
-def resume_run(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Run:
+def resume_run(
+    run_id: str,
+    caller: Runner,
+    plane: PlaneDep,
+    unit: UnitDep,
+    step: Annotated[
+        int | None, Query(ge=1, description="Of an older checkpoint to go on from; the newest are kept.")
+    ] = None,
+) -> Run:
     """Queue a paused, failed or cancelled run again; it goes on from its last checkpoint."""
-    return service.resume(plane, unit, run_id)
+    return service.resume(plane, unit, run_id, step)
 
 
 @ROUTER.get(

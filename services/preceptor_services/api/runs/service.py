@@ -176,15 +176,16 @@ def pause(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
     return _shown(session, run)
 
 
-def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
-    """Queue what is paused, failed or was cancelled again; a worker goes on from the last checkpoint.
+def resume(plane: Plane, unit: Unit, run_id: str, step: int | None = None) -> wire.Run:
+    """Queue what is paused, failed or was cancelled again; a worker goes on from the last checkpoint, or from that of
+    `step` as long as it is kept.
 
     A run that a worker has not paused yet simply goes on.
     """
     session, at = unit.session, plane.clock()
     run = history.get(session, run_id, lock=True)
     state = State(run.state)
-    if state is State.RUNNING and run.pause_requested:
+    if state is State.RUNNING and run.pause_requested and step is None:
         run.pause_requested, run.updated_at = False, at
         session.flush()
         history.tell(session, run_id, [("note", {"message": "Goes on: the pause was taken back."})], at)
@@ -192,12 +193,30 @@ def resume(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
     if state not in (State.PAUSED, State.FAILED, State.CANCELLED):
         raise Conflict(f"Run {run_id} is {state.value}; only a paused, failed or cancelled one can be resumed.")
     _check_teachers(session, run, state)
+    if step is not None:
+        run.checkpoint_step, run.checkpoint_artifact = step, _kept(session, run_id, step)
     run.state, run.updated_at, run.finished_at, run.error = State.QUEUED.value, at, None, None
     run.cancel_requested = run.pause_requested = False
     goes_on = "the start" if run.checkpoint_step is None else f"the checkpoint of step {run.checkpoint_step}"
     history.moved(session, run, state, State.QUEUED, f"resumed; goes on from {goes_on}", at)
     enqueue(plane, unit, run)
     return _shown(session, run)
+
+
+def _kept(session: Session, run_id: str, step: int) -> str:
+    """The artifact of a run's checkpoint of a step. Raises Conflict where it is not kept, with those that are."""
+    table, there = models.Event, models.Artifact.id
+    query = select(table.data).where(table.run_id == run_id, table.kind == "checkpoint").order_by(table.number)
+    told = {int(data["step"]): str(data["artifact"]) for data in session.scalars(query)}
+    held = set(session.scalars(select(there).where(there.in_(told.values()))))
+    kept = {each: artifact for each, artifact in told.items() if artifact in held}
+    if step not in kept:
+        raise Conflict(
+            f"step: run {run_id} has no checkpoint of step {step}; it has those of {sorted(kept) or 'none'}.",
+            field="step",
+            remedy="Name one of them, or none: then it goes on from the last.",
+        )
+    return kept[step]
 
 
 def _check_teachers(session: Session, run: models.Run, state: State) -> None:
