@@ -83,6 +83,16 @@ def test_no_term_is_multiplied_with_the_ratio_twice() -> None:
     assert uncorrected(recipes.load("opd")) == [] and uncorrected(recipes.load("grpo")) == []
 
 
+def test_a_policy_gradient_gives_its_own_ratio_up_to_have_it_cut() -> None:
+    """What the decision page tells whoever wants `opd`'s ratio truncated."""
+    whole = recipes.load("opd")
+    cut = corrected(whole.override({"objective": [{"kind": "sampled_reverse_kl", "importance": False}]}), Mismatch())
+    gap_T = torch.tensor([-1.0, 0.0, 0.3, 0.6, 0.8, 1.5, 3.0, -0.2], dtype=torch.float64)
+    batch = gapped(whole, gap_T)
+    share_T = gap_T.exp().clamp(max=2.0) / gap_T.exp()
+    torch.testing.assert_close(learn(cut, batch).grad_TD, share_T[:, None] * learn(whole, batch).grad_TD)
+
+
 def test_without_a_sampler_the_recipe_stays_as_it_is() -> None:
     run = toy_run(OPSD)
     assert as_written(OPSD, run) is OPSD
