@@ -53,6 +53,8 @@ class RunFile(Wire):
     """Changes to the training settings."""
     sampler: str | None = None
     """Which registered teacher writes the rollouts, by weights that the run sends it; see docs/sampling.md."""
+    skills: str | None = None
+    """The skill bank that contexts show from, `bank@3` or `bank`; see docs/skills.md."""
     alignment: Alignment = "ids"
     """`bytes`: teachers may have another tokenizer than the student; see docs/alignment.md."""
 
@@ -109,6 +111,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
         training=file.training,
         alignment=file.alignment,
         sampler=file.sampler,
+        skills=file.skills,
     )
 
 

@@ -124,3 +124,10 @@ def test_the_wish_says_how_tokenizers_meet(tmp_path: Path) -> None:
     assert parse_run(plain, where="x").alignment == "ids"
     with pytest.raises(Invalid, match="alignment"):
         load_run_file(write(tmp_path, text), {"alignment": "words"})
+
+
+def test_a_run_file_may_pin_a_skill_bank() -> None:
+    content = {"recipe": "sgsd", "student": "sha256:" + "0" * 64, "data": {"kind": "task", "task": "spell_backward"}}
+    file = parse_run({**content, "skills": "words@3"}, where="run.toml")
+    with Client("http://127.0.0.1:9", "unused") as client:
+        assert to_create(file, client, base=Path()).skills == "words@3"
