@@ -21,12 +21,19 @@ class Share:
     teachers: Mapping[str, TeacherLedger]
     learned: int
     """Positions that went through the student."""
+    counts: Mapping[str, float]
+    """Metrics that add up over ranks."""
 
 
-def share_of(rows: Sequence[Row], asked: Asked, taken: Taken, learned: int) -> Share:
-    """Of these rollouts; `learned` positions went through the student for them."""
+def share_of(rows: Sequence[Row], asked: Asked, taken: Taken, learned: int, counts: Mapping[str, float]) -> Share:
+    """Of these rollouts; `learned` positions went through the student for them, and `counts` were counted."""
     teachers = added([part.teachers for part in taken.parts])
-    return Share(rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned)
+    return Share(rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned, counts=counts)
+
+
+def counted(shares: Sequence[Share]) -> dict[str, float]:
+    """What all ranks have counted."""
+    return {name: sum(share.counts.get(name, 0.0) for share in shares) for name in shares[0].counts}
 
 
 def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:

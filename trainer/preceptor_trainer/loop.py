@@ -32,7 +32,7 @@ from preceptor_trainer.guards import Trip, survives
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.ledgers import ledger_of, share_of
+from preceptor_trainer.ledgers import counted, ledger_of, share_of
 from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.own_base import WithOwnBase
@@ -220,11 +220,11 @@ class Loop:
         batch = build_batch(rows, asked.slots, step, self._learner.dtype)
         metrics = self._learn(batch)
         taken.times.seconds["learn"] += monotonic() - learning
-        shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions))
+        shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions, self._leaks.metrics(step)))
         written = [row for share in shares for row in share.rows]
         if self._bank is not None and (told := self._bank.learned(batch, written, step, self._ranks)):
             self._reporter.note(told, step)
-        metrics |= describe(written, monotonic() - began) | self._leaks.metrics(step)
+        metrics |= describe(written, monotonic() - began) | counted(shares)
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)
         if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):

@@ -24,10 +24,13 @@ from torch import Tensor
 from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
 from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.weights import WeightsKind
-from preceptor_trainer import recipes
+from preceptor_trainer import learner, recipes
+from preceptor_trainer.batch import Batch
 from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loss import NonFiniteLoss, fold
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.ranks import Ranks, joined
+from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.together import Together
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run
 
@@ -47,6 +50,8 @@ class Plan:
     resume: str | None = None
     stop: int | None = None
     """The step after which it is told to stop."""
+    poison: int | None = None
+    """The step in which the last rank's loss is not finite, and nobody else's."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,10 @@ class Told:
 
 def alone(plan: Plan) -> Told:
     """A run in this process."""
-    _run(Ranks(), plan)
+    try:
+        _run(Ranks(), plan)
+    finally:
+        learner.fold = fold
     return _told(plan)
 
 
@@ -104,6 +112,7 @@ def _run(ranks: Ranks, plan: Plan) -> None:
     ranks.wait()
     reporter = Remembering(lambda step: Signal.STOP if step == plan.stop else Signal.GO)
     teacher = load_model(plan.folder)
+    learner.fold = _poisoned(plan.poison if ranks.rank == ranks.count - 1 else None)
     ended = train(
         toy_run(recipe, **plan.training),
         Path(plan.folder),
@@ -129,6 +138,15 @@ def _run(ranks: Ranks, plan: Plan) -> None:
         "kept_step": None if ended.result is None else ended.result.kept_step,
     }
     (work / "told.json").write_text(json.dumps(told))
+
+
+def _poisoned(step: int | None) -> Any:
+    def poisoned(recipe: Recipe, batch: Batch, *rest: Any) -> Any:
+        if batch.step == step:
+            raise NonFiniteLoss(f"objective[0] gave nan at step {step}")
+        return fold(recipe, batch, *rest)
+
+    return poisoned
 
 
 class _Published(Served):

@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "samples_kept": 1,
     "clip_norm": 0.1,
 }
-"""Three tasks for two ranks: their shares differ. Every gradient is clipped."""
+"""Three tasks for two ranks: their shares differ, and with one task, one has none. Every gradient is clipped."""
 CASES: dict[str, dict[str, Any]] = {
     "weighed": {"overrides": WEIGHED, "training": {"microbatch_tokens": 40}},
     "sequence": {"overrides": {**WEIGHED, "reduction": "sequence"}, "training": {"keep": "best", "evaluate_every": 1}},
@@ -55,12 +55,15 @@ CASES: dict[str, dict[str, Any]] = {
         "training": {"guards": {"entropy": {"threshold": 19.0, "action": "rollback", "patience": 2}}, "steps": 2},
     },
     "written": {"recipe": "sft"},
+    "one task": {"overrides": WEIGHED, "training": {"batch": 1, "steps": 2}},
+    "not finite": {"overrides": SHORT, "training": {"guards": {"nonfinite": "warn"}}, "poison": 2},
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("model"))
+    """Wide enough for products that are computed otherwise than by `linear` (`products`)."""
+    return tiny_model_folder(tmp_path_factory.mktemp("model"), hidden=128)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
             recipe=case.get("recipe", "opsd"),
             overrides=case.get("overrides", {}),
             training={**SETTINGS, **case.get("training", {})},
+            poison=case.get("poison"),
         )
         for name, case in CASES.items()
     }
@@ -105,14 +109,15 @@ def test_two_ranks_give_the_curve_of_one(folder: Path, both: dict[str, tuple[Tol
             if name.startswith("sampler_gap"):  # of the size of a rounding error
                 assert max(mine.metrics[name], theirs.metrics[name]) < 1e-4
                 continue
-            assert theirs.metrics[name] == pytest.approx(mine.metrics[name], rel=LOSS, abs=1e-6), name
+            assert theirs.metrics[name] == pytest.approx(mine.metrics[name], rel=LOSS, abs=1e-6, nan_ok=True), name
         assert theirs.ledger.tokens["completion"] == mine.ledger.tokens["completion"]
         assert theirs.ledger.scored_sequences == mine.ledger.scored_sequences
         assert theirs.ledger.rollouts == mine.ledger.rollouts
     for mine, theirs in zip(one.evaluations, two.evaluations, strict=True):
         assert (theirs.step, theirs.hits, theirs.mean_length) == (mine.step, mine.hits, mine.mean_length)
         assert theirs.entropy == pytest.approx(mine.entropy, rel=1e-4)
-    assert len(two.samples) == len(one.samples) and two.notes == one.notes and two.kept_step == one.kept_step
+    assert len(two.samples) == len(one.samples) and two.kept_step == one.kept_step
+    assert [note["message"] for note in two.notes] == [note["message"] for note in one.notes]
     assert one.model is not None and two.model is not None
     start, first, second = (weights_of(load_model(each)) for each in (folder, one.model, two.model))
     torch.testing.assert_close(second, first, atol=WEIGHTS, rtol=0)
@@ -132,7 +137,7 @@ def test_a_checkpoint_is_the_same_from_one_and_from_two(both: dict[str, tuple[To
                 assert first.keys() == second.keys()
                 for key, each in first.items():
                     assert each.shape == second[key].shape and each.dtype == second[key].dtype
-                    torch.testing.assert_close(second[key], each, atol=WEIGHTS, rtol=1e-3)
+                    torch.testing.assert_close(second[key], each, atol=5e-4, rtol=1e-2)  # AdamW divides small by small
     assert any(file.name == ADAPTER for file in Path(both["lora"][1].checkpoints[-1][1]).rglob("*"))
 
 
