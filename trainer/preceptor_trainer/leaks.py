@@ -1,8 +1,9 @@
 """Privileged text stays where it was promised: out of the student's loss prompt, and a gold answer out of every context
 whose `reveals` does not name it.
 
-What is looked at is what a prompt *adds*: the question, and what the student itself wrote, are taken out first, so that
-an answer which the question names, or which an attempt found, is no leak. In what is left
+What is looked at is what a prompt *adds*: the question, the attempt itself, and of a context that shows siblings those
+that the verifier refused, are taken out first, so that an answer which the question names, or which an attempt found,
+is no leak. In what is left
 
 - an answer is found as a whole word or number, case and spacing aside. One that says little by itself (fewer than
   4 letters and digits, or a word such as "true") would be found by chance, in a list's numbers say: it counts only
@@ -28,6 +29,7 @@ from typing import Any, Literal
 
 from preceptor.errors import Invalid
 from preceptor_trainer.recipe import GROUP, Context, Recipe
+from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.views import ContextView, Message, Plan, PlanView, Prompt, Rollout, Task, Verdict
 
 RUN = 8
@@ -113,7 +115,9 @@ class LeakCheck:
         if not hidden or not prompts:
             return
         known = [*_question(view.task), view.rollout.text]
-        known += [each.text for each in view.group] if GROUP in context.reads else []
+        if GROUP in context.reads:  # what was refused is no gold; a success shows the answer, and `reveals` must say so
+            refused = [each.text for each in view.group if each.verdict is not None and not each.verdict.correct]
+            known += [*refused, *map(final_answer, refused)]
         for prompt in prompts:
             added = _added(prompt.messages, known)
             for field in hidden:
@@ -185,7 +189,8 @@ def _added(messages: Iterable[Message], known: Iterable[str]) -> str:
     """What messages say beyond the texts that are known."""
     text = "\n".join(message["content"] for message in messages)
     for piece in sorted({each.strip() for each in known}, key=len, reverse=True):
-        text = text.replace(piece, "\n") if piece else text
+        if piece and piece in text:  # whole words of it: an attempt may be a single letter
+            text = re.sub(rf"(?<!\w){re.escape(piece)}(?!\w)", "\n", text)
     return text.casefold()
 
 

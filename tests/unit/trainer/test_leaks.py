@@ -17,7 +17,7 @@ from preceptor_trainer.leaks import Leak, LeakCheck
 from preceptor_trainer.loop import train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.parts.contexts import Shown
-from preceptor_trainer.recipe import Recipe, RolloutPolicy, SingleContext
+from preceptor_trainer.recipe import GROUP, Recipe, RolloutPolicy, SingleContext
 from preceptor_trainer.views import ContextView, Message, Plan, PlanView, Rollout, Task, Turn, Verdict
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
@@ -127,6 +127,29 @@ def test_what_attempts_found_is_no_secret_to_who_shows_them() -> None:
     told = Telling(field="attempt", around="{}")
     assert not caught(told, task(columns={"attempt": "I say falcon"}), own="I say falcon")
     assert caught(told, task(columns={"attempt": "I say falcon"}), others=("I say falcon",)), "it shows no group"
+
+
+def test_a_siblings_success_is_gold_and_its_failure_is_not() -> None:
+    class Sibling(SingleContext, kind="test_sibling"):
+        """Shows the next attempt."""
+
+        reads = frozenset({GROUP})
+
+        def messages(self, view: ContextView) -> Sequence[Message]:
+            return (*view.task.messages, Message(role="user", content=f"Say it as here: {view.group[1].text}"))
+
+    seen = view(task(), others=("Falcon",))  # refused: it is written with a capital
+    recipe = showing(Sibling())
+    LeakCheck(recipe).context("reference", seen, recipe.contexts["reference"].prompts(seen))
+    right = replace(seen.group[1], text="falcon", verdict=Verdict(reward=1.0, correct=True))
+    seen = replace(seen, group=(seen.group[0], right))
+    with pytest.raises(Leak, match="'test_sibling' does not reveal"):
+        LeakCheck(recipe).context("reference", seen, recipe.contexts["reference"].prompts(seen))
+
+
+def test_an_attempt_of_one_letter_hides_nothing() -> None:
+    assert caught(Telling(), task(), own="a")
+    assert caught(Telling(), task(), own="fal")
 
 
 def test_feedback_that_says_the_answer_is_caught() -> None:
