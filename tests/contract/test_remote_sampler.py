@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from preceptor.errors import BadScores, Conflict, Invalid, NotFound, TeacherRefused, TooLarge
+from preceptor.errors import BadScores, Conflict, Invalid, NotFound, Overloaded, TeacherRefused, TooLarge
 from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_trainer.loop import Signal
 from preceptor_trainer.model import load_model
+from preceptor_trainer.sampler import Job, LocalSampler
 from preceptor_trainer.samplers import Remote
+from tests.contract.replicas import KEY_ENV, house
 from tests.contract.sampling import Stale, go
-from tests.contract.teaching import Teaching, table, teaching
+from tests.contract.teaching import KEY, Teaching, table, teaching
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import weights_of
 
@@ -199,3 +201,59 @@ def test_a_request_that_does_not_fit_is_refused_by_its_field(taught: Teaching) -
     with teaching(table()) as scores, pytest.raises(NotFound, match="writes no rollouts"):
         assert not scores.client.card().writes
         list(scores.client.write(WriteRequest.model_validate(fits)))
+
+
+def wanted(count: int) -> WriteRequest:
+    jobs = [{"prompt": number % 3, "seed": number, "max_tokens": 4 + number % 4} for number in range(count)]
+    return WriteRequest.model_validate({"prompts": [[5, 6], [7], [8, 9, 10]], "jobs": jobs, "ends": [2]})
+
+
+def test_several_endpoints_share_a_batch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    writers = {"one": Writer(folder), "two": Writer(folder)}
+    with house(tmp_path / "heads", dict(writers)) as opened:
+        found = {each.job: each for each in opened.pool.write("expert", wanted(12))}
+        ledger = opened.ledger()
+    assert found.keys() == set(range(12)) and {len(each.wrote) for each in writers.values()} == {6}
+    assert (ledger.sequences, ledger.tokens) == (12, sum(len(each.token_ids) for each in found.values()))
+    assert ledger.endpoints == {"http://one": 1, "http://two": 1} and ledger.bytes_received > 0
+    alone = LocalSampler(load_model(folder), ends=[2])
+    request = wanted(12)
+    jobs = [
+        Job(prompt_ids=request.prompts[job.prompt], seed=job.seed, max_tokens=job.max_tokens) for job in request.jobs
+    ]
+    assert [found[number].token_ids for number in range(12)] == [each.token_ids for each in alone.sample(jobs, 1.0)]
+
+
+def test_what_an_endpoint_leaves_unfinished_another_writes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    writers = {"one": Writer(folder), "two": Writer(folder)}
+
+    def breaks(written: Written) -> Sequence[Written]:
+        if writers["one"].wrote:
+            raise Overloaded("Draining.")
+        return [written]
+
+    writers["one"].change = breaks
+    with house(tmp_path / "heads", dict(writers)) as opened:
+        found = [each.job for each in opened.pool.write("expert", wanted(12))]
+        ledger = opened.ledger()
+    assert sorted(found) == list(range(12)), "each once"
+    first = len(writers["one"].wrote)
+    assert 0 < first < 6 and len(writers["two"].wrote) == 12 - first
+    assert ledger.failovers == 1 and ledger.sequences == 12
+
+
+def test_work_that_nobody_wants_any_more_ends(taught: Teaching, backend: Writer) -> None:
+    many = wanted(100)
+    short, *others = [job.model_copy(update={"max_tokens": 400}) for job in many.jobs]
+    jobs = (short.model_copy(update={"max_tokens": 1}), *others)
+    endless = many.model_copy(update={"ends": (), "jobs": jobs})
+    stream = taught.client.write(endless)
+    assert next(stream).job == 0
+    stream.close()
+    # The teacher computes one thing at a time: this is answered once it has let go of the rest.
+    assert len(list(taught.client.write(wanted(1)))) == 1
+    assert len(backend.wrote) == 2

@@ -10,12 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response, StreamingResponse
 
-from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault
+from preceptor.errors import Invalid, NotFound, Overloaded, PreceptorError, ServerFault
 from preceptor.wire.write import BrokenOff, WriteRequest, Written
 from preceptor_services.teacher.backends import Writes, writer_of
-from preceptor_services.teacher.jobs import Job
+from preceptor_services.teacher.jobs import Abandoned, Job
 from preceptor_services.teacher.scores import Teacher, caller_of
-from preceptor_services.teacher.service import Service
+from preceptor_services.teacher.service import Service, watched
 from preceptor_services.teacher.streams import started
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,9 @@ async def write(request: Request, teacher: Teacher, wanted: Annotated[WriteReque
             yield finished
 
     came = started(teacher, job, written)
-    first = await _next(came, job)
-    return StreamingResponse(_lines(came, first, job), media_type=LINES, headers={"Cache-Control": "no-store"})
+    async with watched(request, job):
+        first = await _next(came, job)
+    return StreamingResponse(_lines(request, came, first, job), media_type=LINES, headers={"Cache-Control": "no-store"})
 
 
 Came = asyncio.Queue[Sequence[Written] | BaseException | None]
@@ -54,6 +55,8 @@ async def _next(came: Came, job: Job) -> Sequence[Written] | None:
     """The first completions; None: there are none. What went wrong before any is this request's own error."""
     try:
         while (each := await came.get()) is not None:
+            if isinstance(each, Abandoned):
+                raise Overloaded(f"The request was given up: {each}.") from each
             if isinstance(each, BaseException):
                 raise each
             if each:
@@ -64,20 +67,23 @@ async def _next(came: Came, job: Job) -> Sequence[Written] | None:
     return None
 
 
-async def _lines(came: Came, first: Sequence[Written] | None, job: Job) -> AsyncIterator[str]:
-    """A line a completion. Closing it ends the writing at its next token."""
+async def _lines(request: Request, came: Came, first: Sequence[Written] | None, job: Job) -> AsyncIterator[str]:
+    """A line a completion. Whoever hangs up ends the writing at its next token, not at its next line."""
     each: Sequence[Written] | BaseException | None = first
     try:
-        while each is not None:
-            if isinstance(each, BaseException):
-                log.error("rollouts broke off", exc_info=each)
-                fault = ServerFault("The teacher failed while it wrote; its log says why.")
-                problem = (each if isinstance(each, PreceptorError) else fault).problem
-                yield BrokenOff(error=problem).model_dump_json(exclude_none=True) + "\n"
-                return
-            for written in each:
-                yield written.model_dump_json() + "\n"
-            each = await came.get()
+        async with watched(request, job):
+            while each is not None:
+                if isinstance(each, Abandoned):
+                    return  # nobody reads any more
+                if isinstance(each, BaseException):
+                    log.error("rollouts broke off", exc_info=each)
+                    fault = ServerFault("The teacher failed while it wrote; its log says why.")
+                    problem = (each if isinstance(each, PreceptorError) else fault).problem
+                    yield BrokenOff(error=problem).model_dump_json(exclude_none=True) + "\n"
+                    return
+                for written in each:
+                    yield written.model_dump_json() + "\n"
+                each = await came.get()
     finally:
         job.gone.set()
 
