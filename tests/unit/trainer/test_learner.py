@@ -87,6 +87,20 @@ def test_a_pass_on_a_cpu_keeps_to_its_memory(folder: Path, monkeypatch: pytest.M
     assert learning.pass_tokens(student, Training()) == learning.FEWEST
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_student_is_read_once_and_what_a_step_shows_comes_of_that(folder: Path, gated: bool) -> None:
+    """But where weights want the whole batch first: then it is read once more, without a gradient."""
+    recipe = opsd(weights=[{"kind": "entropy_gate", "least": 0.01}] if gated else [])
+    student = load_model(folder)
+    batch = batch_of(recipe, student, load_model(folder))
+    passes = list[bool]()
+    student.module.base_model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    shown = Learner(recipe, student, Training()).learn(batch)
+    assert passes == ([False, True] if gated else [True])
+    assert {"jsd", "jsd/largest", "student_entropy", "reference/entropy", "reference/log_ratio"} <= shown.keys()
+    assert {"reference/top1_agreement", "reference/top8_overlap", "sampler_gap"} <= shown.keys()
+
+
 def test_the_teacher_never_moves_and_never_receives_a_gradient(folder: Path) -> None:
     student, teacher = load_model(folder), load_model(folder)
     before = weights_of(teacher).clone()
