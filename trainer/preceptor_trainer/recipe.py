@@ -55,7 +55,14 @@ READABLE = frozenset({"student", "behaviour", GROUP, REWARD})
 RESERVED = READABLE | {"base"}
 NAMES_A_CONTEXT = "names a context"
 ContextName = Annotated[str, Field(min_length=1), NAMES_A_CONTEXT]
-"""The setting of a weight that names a context of the recipe."""
+"""A part's setting that names a context of the recipe."""
+
+
+def named(part: Part) -> frozenset[str]:
+    """The contexts that a part's settings name."""
+    fields = type(part).model_fields.items()
+    values = [getattr(part, name) for name, field in fields if NAMES_A_CONTEXT in field.metadata]
+    return frozenset(name for value in values for name in ((value,) if isinstance(value, str) else value))
 
 
 class Schedule(Part):
@@ -175,12 +182,8 @@ class Weight(Part):
     def reading(self) -> frozenset[str]:
         """`reads`, the contexts that its settings name (a field of type ContextName), and what the weights that it is
         made of read."""
-        found = set(self.reads)
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            found |= {value} if NAMES_A_CONTEXT in field.metadata else set[str]()
-            found |= value.reading if isinstance(value, Weight) else set[str]()
-        return frozenset(found)
+        inner = (value for name in type(self).model_fields if isinstance(value := getattr(self, name), Weight))
+        return self.reads.union(named(self), *(each.reading for each in inner))
 
     @abstractmethod
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:

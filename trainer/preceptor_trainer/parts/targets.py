@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
 from preceptor_trainer.parts.coefficients import PerToken
-from preceptor_trainer.recipe import Coefficient, Target, at
+from preceptor_trainer.recipe import Coefficient, Target, at, named
 from preceptor_trainer.views import FLOOR, BlockView, Opinion, Scalars, TokenView, align
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ class LogLinear(Target, kind="log_linear"):
     def _hears_somebody(self) -> Self:
         if not self.uses:
             raise ValueError("coefficients: the student alone is no target; name a context, too")
+        for name, a in self.coefficients.items():
+            if isinstance(a, PerToken) and (lost := sorted(named(a) - set(self._names))):
+                raise ValueError(
+                    f"coefficients.{name}: '{a.kind}' reads '{lost[0]}', which is not composed; there is "
+                    f"{', '.join(self._names)}"
+                )
         return self
 
     @property

@@ -14,7 +14,7 @@ where the teacher gives it (theirs: the student's 100 likeliest and a tail).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import LogLinear
 from preceptor_trainer.parts.teacher_updates import Ema
 from preceptor_trainer.parts.weights import ImportanceTruncate
-from preceptor_trainer.recipe import Recipe, Reduces
+from preceptor_trainer.recipe import NAMES_A_CONTEXT, Recipe, Reduces
 from preceptor_trainer.views import Opinion, TokenView
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Disagreement(PerToken, kind="disagreement"):
     """2 most (sigmoid(slope JSD) - 1/2) of two composed opinions, or one minus that."""
 
-    between: tuple[str, str]
+    between: Annotated[tuple[str, str], NAMES_A_CONTEXT]
     """The two contexts."""
     most: float = Field(default=0.15, ge=0, le=1)
     """What it nears where they disagree."""

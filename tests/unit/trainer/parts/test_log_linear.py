@@ -14,6 +14,7 @@ from preceptor_trainer.parts.coefficients import PerToken
 from preceptor_trainer.parts.divergences import ForwardKL
 from preceptor_trainer.parts.targets import LogLinear
 from preceptor_trainer.recipe import Target
+from preceptor_trainer.recipes import demopsd as demopsd  # its coefficient
 from preceptor_trainer.views import Opinion, TokenView
 from tests.unit.trainer import reference as ref
 from tests.unit.trainer.test_loss_reference import case, composed, recipe
@@ -88,6 +89,10 @@ def test_a_composed_target_survives_the_wire() -> None:
         ({"student": 1.0}, "the student alone is no target"),
         ({}, "at least 1 item"),
         ({"a": {"kind": "test_by_plaice"}}, "unknown PerToken kind 'test_by_plaice'"),
+        (
+            {"a": {"kind": "disagreement", "between": ["a", "c"]}, "b": 1.0},
+            "coefficients.a: 'disagreement' reads 'c', which is not composed; there is a, b",
+        ),
     ],
 )
 def test_what_is_no_target_is_refused(coefficients: dict[str, Any], says: str) -> None:
