@@ -49,7 +49,7 @@ class Keeper:
         self.state = CheckpointState(step=0, seed=run.training.seed, train_seconds=0.0)
         """What the run has accumulated."""
         if resume is None:
-            if _rolls_back(run):
+            if run.training.guards.rolls_back:
                 self._save()  # what a first rollback would go back to
             return
         self.state = checkpoint.load_state(resume)
@@ -158,9 +158,3 @@ class Keeper:
             return
         state.stale += 1
         state.stopped = state.stale >= stop.patience
-
-
-def _rolls_back(run: Run) -> bool:
-    guards = run.training.guards
-    watched = (guards.repetition, guards.length, guards.entropy, guards.tail)
-    return guards.nonfinite == "rollback" or any(each is not None and each.action == "rollback" for each in watched)

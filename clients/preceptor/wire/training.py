@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -118,11 +119,18 @@ class Guards(Wire):
     @field_validator("max_rollbacks")
     @classmethod
     def _something_rolls_back(cls, most: int, info: ValidationInfo) -> int:
-        watched = [info.data.get(name) for name in ("repetition", "length", "entropy", "tail", "clip")]
-        actions = [info.data.get("nonfinite"), *(each.action for each in watched if isinstance(each, Guard))]
-        if most != cls.model_fields["max_rollbacks"].default and "rollback" not in actions:
+        if most != cls.model_fields["max_rollbacks"].default and "rollback" not in _actions(info.data.values()):
             raise ValueError("no guard rolls back; set an action to rollback, or leave it out")
         return most
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether one of them may take the run back."""
+        return "rollback" in _actions(getattr(self, name) for name in type(self).model_fields)
+
+
+def _actions(settings: Iterable[object]) -> list[object]:
+    return [each.action if isinstance(each, Guard) else each for each in settings]
 
 
 class Mismatch(Wire):

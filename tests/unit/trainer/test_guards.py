@@ -51,6 +51,12 @@ def test_a_clip_that_bites_is_told_of_without_being_asked() -> None:
     assert watch(guards(clip=None), metrics(**{"forward_kl/clipped_tokens": 0.4}), {}, 10.0) == []
 
 
+@pytest.mark.parametrize("guard", [name for name in Guards.model_fields if name != "max_rollbacks"])
+def test_whichever_guard_may_roll_back_the_run_knows_it(guard: str) -> None:
+    assert guards(**{guard: "rollback" if guard == "nonfinite" else {"action": "rollback"}}).rolls_back
+    assert not guards(**{guard: "pause" if guard == "nonfinite" else {"action": "pause"}}).rolls_back
+
+
 def test_patience_counts_steps_in_a_row() -> None:
     set_, streaks = guards(entropy={"threshold": 0.2, "patience": 3, "action": "rollback"}), dict[str, int]()
     low = [0.1, 0.1, 0.5, 0.1, 0.1, 0.1, 0.1]
