@@ -42,7 +42,12 @@ EXTRAPOLATED = {"kind": "extrapolated", "lam": 2.0}
         ("opsd", {"contexts.reference.teacher": "big", "teacher": {"kind": "ema"}}, "overrides", "no context asks"),
         ("exopd", {"target": EXTRAPOLATED}, "overrides.target", "2.0 is over the guard, 1.5"),
         ("rlsd", {"weights.0.over": "referense"}, "overrides", "'referense' is not a context of this recipe"),
-        ("demopsd", {"target.coefficients.peer.between": ["peer", "p"]}, "overrides.target", "'p', which is not composed"),
+        (
+            "demopsd",
+            {"target.coefficients.peer.between": ["peer", "p"]},
+            "overrides.target",
+            "'p', which is not composed",
+        ),
         ("grpo", {"rollout.samples": 1}, "overrides.rollout.samples", "weight 'group_advantage' compares the rollouts"),
         ("demopsd", {"rollout.samples": 1}, "overrides.rollout.samples", "Set it to 2 or more"),
         (
