@@ -75,6 +75,7 @@ def test_a_recipe_that_tells_the_answer_is_refused(own: House):
     with pytest.raises(Invalid, match="holds the task's answer, which 'test_sly' does not reveal") as error:
         own.run(recipe="leaky")
     assert error.value.field == "overrides.contexts.reference"
+    assert own.run(recipe="leaky", training={"steps": 4, "leak_check": "off"}).training.leak_check == "off"
 
 
 def test_a_broken_recipe_is_told_apart(own: House):

@@ -29,7 +29,7 @@ from preceptor.wire.training import (
 )
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
-from preceptor_services.api.runs.recipe_checks import recipe_of
+from preceptor_services.api.runs.recipe_checks import check_leaks, recipe_of
 from preceptor_services.api.runs.sampler_checks import check_sampler
 from preceptor_services.api.runs.skill_checks import check_skills
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
@@ -62,6 +62,7 @@ def check(session: Session, wish: RunCreate) -> Accepted:
     """Raises Invalid where a wish cannot be carried out."""
     recipe = recipe_of(wish)
     training = _training(recipe, wish.training)
+    check_leaks(recipe, training)
     student = _student(session, wish.student)
     cards = cards_of(session, recipe, wish)
     asking, skills = check_skills(session, recipe, wish)
