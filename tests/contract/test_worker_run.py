@@ -16,12 +16,15 @@ from safetensors import SafetensorError
 from preceptor.cli import exports
 from preceptor.cli.main import main
 from preceptor.client import Client
+from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
 from preceptor.wire.runs import Run, RunState
 from preceptor_services.worker.advance import Bench, advance
 from preceptor_services.worker.cache import ArtifactCache
 from preceptor_trainer import checkpoint
+from preceptor_trainer.data import DatasetData
 from preceptor_trainer.model import Model, load_model
 from tests.contract.conftest import House
+from tests.contract.refusing import dataset
 from tests.models import tiny_model_folder
 
 LORA = {"rank": 4, "alpha": 8}
@@ -32,7 +35,7 @@ def bench(house: House) -> Bench:
     return Bench(client=house.admin, name="w", folder=folder, cache=ArtifactCache(house.admin, folder, 10**9))
 
 
-def start(house: House, student: str | None = None, **training: Any) -> Run:
+def start(house: House, student: str | None = None, data: DataSpec | None = None, **training: Any) -> Run:
     """A run that learns from its own base, so that nobody has to serve."""
     if student is None:
         folder = tiny_model_folder(house.tmp / "student")
@@ -51,6 +54,7 @@ def start(house: House, student: str | None = None, **training: Any) -> Run:
         student=student,
         teachers={"self": "base"},
         overrides={"rollout": {"max_tokens": 8}},
+        data=data or TaskSource(task="spell_backward"),
         training={**settings, **training},
     )
 
@@ -194,6 +198,31 @@ def test_a_student_of_a_kind_that_cannot_be_trained_ends_the_run_with_its_reason
     assert ended.state is RunState.FAILED and ended.error is not None
     assert "config.logit_scale = 2.0: its logits are scaled" in ended.error.detail
     assert "Use a model whose logits are plain" in (ended.error.remedy or "")
+
+
+def test_a_row_that_does_not_fit_ends_the_run_where_it_comes_up_and_keeps_the_last_checkpoint(
+    sqlite_house: House,
+) -> None:
+    long = "why " * 150
+    rows = [{"prompt": f"spell {n}", "answer": f"{n}", "reference": f"{n}"} for n in range(19)]
+    rows.append({"prompt": long, "answer": "no", "reference": "no"})
+    spec = DatasetSource(artifact=dataset(sqlite_house, rows), held_out=0.3)
+    data = DatasetData(spec, sqlite_house.tmp / "rows")
+
+    def comes_up(seed: int, step: int) -> bool:
+        return any(task.messages[0]["content"] == long for task in data.train(step, 3, seed))
+
+    seed = next(seed for seed in range(99) if comes_up(seed, 3) and not comes_up(seed, 1) and not comes_up(seed, 2))
+    run = start(sqlite_house, data=spec, seed=seed)
+    advance(run.id, bench(sqlite_house))
+    ended = sqlite_house.admin.runs.get(run.id)
+    assert ended.state is RunState.FAILED and ended.error is not None
+    assert ended.error.detail.startswith("Step 3: A prompt of ")
+    assert "('why why why" in ended.error.detail and "whose positions end at 512" in ended.error.detail
+    assert ended.error.remedy is not None and "data without such rows" in ended.error.remedy
+    assert "goes on from the checkpoint after step 2" in ended.error.remedy
+    assert ended.checkpoint is not None and ended.checkpoint.step == 2
+    sqlite_house.admin.artifacts.pull(ended.checkpoint.artifact, sqlite_house.tmp / "kept")  # its hashes are checked
 
 
 def test_a_full_disk_ends_the_run_and_a_resume_goes_on_from_the_checkpoint_before(
