@@ -183,4 +183,4 @@ def test_a_run_that_is_killed_at_random_moments_computes_what_it_would_have(
     assert again.attempt > kills / 2, "most kills have cost a lease"
     stages = Counter(stage for each in hit for stage in each)
     print("killed during", [" and ".join(each) or "none" for each in hit])
-    assert len(stages) >= min(kills, len(STAGES)) / 2, hit
+    assert len(stages) >= kills / 3, hit  # a busy machine's kills come late: some fall between two stages
