@@ -4,12 +4,14 @@ verifier; length and entropy of what was written."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import sqrt
 from time import monotonic
 from typing import TypeVar
 
 import numpy as np
 
+from preceptor.errors import Invalid
 from preceptor.wire.runs import Evaluation
 from preceptor.wire.score import Extra, ScoreRequest
 from preceptor.wire.teachers import Support
@@ -18,7 +20,7 @@ from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.sampler import Completion, Job, Sampler
 from preceptor_trainer.scoring import score
-from preceptor_trainer.views import Task
+from preceptor_trainer.views import Message, Task
 from preceptor_trainer.writer import stream
 
 Value = TypeVar("Value")
@@ -75,6 +77,17 @@ class Evaluator:
             seconds=monotonic() - began,
             hits=hits,
         )
+
+    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
+        """Whether the greedy answer to each prompt is right for its task; None where the prompt does not fit the
+        student. On this rank alone."""
+        jobs: dict[int, Job] = {}
+        for at, prompt in enumerate(prompts):
+            with suppress(Invalid):
+                ids = tuple(prompt_ids(self._model, prompt, self._max_tokens))
+                jobs[at] = Job(prompt_ids=ids, seed=0, max_tokens=self._max_tokens)
+        written = dict(zip(jobs, self._sampler.sample(list(jobs.values()), temperature=0.0), strict=True))
+        return [self._right(task, written[at]) if at in written else None for at, task in enumerate(tasks)]
 
     def _whole(self, mine: Sequence[Value]) -> list[Value]:
         """All ranks' values, in the order of the tasks."""

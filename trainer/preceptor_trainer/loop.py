@@ -222,7 +222,7 @@ class Loop:
         taken.times.seconds["learn"] += monotonic() - learning
         shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions, self._leaks.metrics(step)))
         written = [row for share in shares for row in share.rows]
-        if self._bank is not None and (told := self._bank.learned(batch, written, step, self._ranks)):
+        if self._bank is not None and (told := self._bank.learned(batch, written, step, self._ranks, self._evaluator)):
             self._reporter.note(told, step)
         metrics |= describe(written, monotonic() - began) | counted(shares)
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from random import Random
 from typing import Protocol
 
 from preceptor.errors import TeacherUnavailable
@@ -25,9 +26,10 @@ from preceptor_trainer.asking import Scorer
 from preceptor_trainer.batch import Batch, Row, Slot
 from preceptor_trainer.data import Data
 from preceptor_trainer.parts.contexts import Skills, question
+from preceptor_trainer.parts.skill_banks import SkillBank
 from preceptor_trainer.ranks import Ranks
-from preceptor_trainer.recipe import Recipe, State, Verifier
-from preceptor_trainer.views import Ask, Rollout, Task, Verdict
+from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.views import Ask, ContextView, Message, Rollout, Task, Verdict
 
 FILLED = frozenset({"skill", "mistake", "skill_score"})
 """Task fields that a bank fills in, before what the data has."""
@@ -58,6 +60,14 @@ class Shelf(Protocol):
         ...
 
 
+class Answering(Protocol):
+    """The student as it is now: `Evaluator`."""
+
+    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
+        """Whether its greedy answer to each prompt is right for its task; None where the prompt does not fit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
     skills: Sequence[Skill]
@@ -70,9 +80,9 @@ class RunBank:
     def __init__(self, shelf: Shelf, version: int, embedder: Embedder, recipe: Recipe, scorer: Scorer) -> None:
         """`version`: the one that is pinned. Raises the shelf's errors."""
         self._shelf, self._pinned, self._embedder, self._scorer = shelf, version, embedder, scorer
-        self._growing: State | None = next((each for each in recipe.state.values() if each.kind == "skill_bank"), None)
+        self._growing = next((each for each in recipe.state.values() if isinstance(each, SkillBank)), None)
         reading = {name: each for name, each in recipe.contexts.items() if FILLED & set(each.columns)}
-        self._reading = tuple(reading)
+        self._reading = reading
         lists = [each.pairs for each in reading.values() if isinstance(each, Skills)]
         self._most = max(lists, default=1)
         self._published = dict(shelf.published())
@@ -94,19 +104,41 @@ class RunBank:
         }
         return replace(task, columns={**task.columns, **columns})
 
-    def learned(self, batch: Batch, rows: Sequence[Row], step: int, ranks: Ranks) -> Told | None:
+    def learned(self, batch: Batch, rows: Sequence[Row], step: int, ranks: Ranks, student: Answering) -> Told | None:
         """After a step: count what came of the skills; grow the bank where it is time to. `rows`: all ranks'.
 
         Returns what is to be told of it.
         """
-        uses = summed(each for mine in ranks.every(uses_of(batch, self._reading)) for each in mine)
+        used = [each for mine in ranks.every(uses_of(batch, self._reading)) for each in mine]
         told = None
         if ranks.first:
-            if uses:
+            if uses := summed([*used, *self._tried(rows, step, student)]):
                 self._shelf.record(uses, step)
             told = self._grow([(row.task, _seen(row)) for row in rows], step)
         self._published = dict(ranks.told(self._published))
         return told
+
+    def _tried(self, rows: Sequence[Row], step: int, student: Answering) -> list[SkillUse]:
+        """Where it is time to look: the same tasks answered with a skill in sight and without, by the same weights."""
+        if self._growing is None or step % self._growing.every or not self._reading:
+            return []
+        tasks = list({row.task.id: row.task for row in rows}.values())[: self._growing.trials]
+        context = next(iter(self._reading.values()))
+        trials: list[tuple[Task, Sequence[Message], tuple[int, ...]]] = []
+        for place, task in enumerate(tasks):
+            own = Rollout(index=0, text="")
+            view = ContextView(task=task, rollout=own, group=(own,), step=step, rng=Random(0))
+            if prompts := context.prompts(view):
+                pair = place % len(prompts)
+                trials.append((task, prompts[pair].messages, task.columns[NUMBERS][pair]))
+        asked = [task for task, _, _ in trials]
+        right = student.right([*asked, *asked], [*(told for _, told, _ in trials), *(task.messages for task in asked)])
+        return [
+            SkillUse(number=number, shown=1, shown_right=int(with_), plain=1, plain_right=int(without))
+            for (_, _, numbers), with_, without in zip(trials, right, right[len(trials) :], strict=False)
+            if with_ is not None and without is not None
+            for number in numbers
+        ]
 
     def _grow(self, rollouts: Sequence[tuple[Task, Rollout]], step: int) -> Told | None:
         if self._growing is None or not (asks := self._growing.asks(step, rollouts)):
@@ -219,6 +251,10 @@ def _sum(number: int, uses: Sequence[SkillUse]) -> SkillUse:
     return SkillUse(
         number=number,
         used=sum(each.used for each in uses),
+        shown=sum(each.shown for each in uses),
+        shown_right=sum(each.shown_right for each in uses),
+        plain=sum(each.plain for each in uses),
+        plain_right=sum(each.plain_right for each in uses),
         support_right=_moments([each.support_right for each in uses]),
         support_wrong=_moments([each.support_wrong for each in uses]),
     )

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 from preceptor.errors import TeacherUnavailable
 from preceptor.skills.embedding import NGrams
+from preceptor.skills.usefulness import outcome_lift
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.skills import Skill, SkillBankVersion, SkillCreate, SkillUse
 from preceptor_trainer import recipes
+from preceptor_trainer.batch import Row, build_batch
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.skill_bank import NUMBERS, RunBank, WithSkills
+from preceptor_trainer.views import Message, Task, Verdict
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
 
@@ -102,10 +108,12 @@ def test_a_run_is_shown_the_pinned_version_and_then_its_own(folder: Path, tmp_pa
     assert shown == {1: {1, 2}, 2: {1, 2}, 3: {1, 2, 3}, 4: {1, 2, 3}, 5: {1, 2, 3, 4}, 6: {1, 2, 3, 4}}
     assert "The skill bank is at version 2: 1 skills are new" in str(reporter.notes[0]["message"])
     assert shelf.versions[2][2].sources[0].task is not None
+    tried = {step: sum(use.shown for use in uses) for step, uses in shelf.recorded.items()}
+    assert tried == {1: 0, 2: 3, 3: 0, 4: 3, 5: 0, 6: 3}, "each task of a step that looks, with one pair in sight"
     for uses in shelf.recorded.values():
         for use in uses:
             assert use.used == 3, "every rollout of the batch was scored after every pair"
-            assert use.support_right.n + use.support_wrong.n == 3 and use.shown == 0
+            assert use.support_right.n + use.support_wrong.n == 3 and use.shown == use.plain
             assert abs(use.support_wrong.total) <= 3.0 * use.support_wrong.n
 
 
@@ -134,6 +142,41 @@ def test_what_a_step_is_shown_does_not_depend_on_what_came_later(folder: Path):
     assert data.train(2, 3, 0) == early
     assert not set(data.held_out(1)[0].columns) & {"skill", NUMBERS}
     assert {"skill", "answer"} <= data.columns
+
+
+class Reader:
+    """A student that is right where the prompt holds a skill, and whose positions end before a long word's."""
+
+    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
+        assert len(tasks) == len(prompts)
+        texts = [prompt[-1]["content"] for prompt in prompts]
+        return [None if "dddd" in text else REVERSE.skill in text for text in texts]
+
+
+def test_what_a_skill_is_worth_is_tried_on_the_same_tasks(folder: Path):
+    which = growing(1)
+    shelf = Memory(REVERSE)
+    bank = RunBank(shelf, 1, NGrams(), which, LocalScorer({}, writes))
+    tasks = WithSkills(ToyData(), bank).train(1, 3, 0)
+    long = replace(tasks[0], id="long", messages=(Message(role="user", content="dddd?"),))
+    rows = [
+        Row(
+            task=task,
+            index=0,
+            prompt_ids=(1,),
+            completion_ids=(2,),
+            logprobs=(-1.0,),
+            text="x",
+            verdict=Verdict(reward=0.0, correct=False),
+        )
+        for task in (*tasks, long, tasks[0])
+    ]
+    batch = build_batch(rows, {}, 1, torch.float32)
+    bank.learned(batch, rows, 1, Ranks(), Reader())
+    (use,) = shelf.recorded[1]
+    assert (use.shown, use.shown_right, use.plain, use.plain_right) == (3, 3, 3, 0)
+    lift = outcome_lift(use.shown, use.shown_right, use.plain, use.plain_right)
+    assert lift is not None and lift.mean == 1.0 and lift.low < 1.0
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ class SkillBank(State, kind="skill_bank"):
     """New skills at once, at most."""
     attempts: int = Field(default=4, ge=1, le=64)
     """Attempts that are shown of those that failed, and as many of those that succeeded; the first ones."""
+    trials: int = Field(default=16, ge=0, le=1024)
+    """Tasks of the step that the student answers at each look with a skill in sight and without, to measure what the
+    skill is worth; the first ones, the pairs in turn. 0: none."""
     max_tokens: int = Field(default=1024, ge=1, le=100_000)
     """Longest reply. One that is longer is cut off, and not read."""
     template: str = (
