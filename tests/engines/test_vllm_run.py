@@ -13,8 +13,8 @@ from preceptor.errors import Invalid
 from preceptor.wire.data import TaskSource
 from preceptor.wire.runs import Run, RunCreate, RunState
 from preceptor.wire.teachers import TeacherCreate, TeacherKind, TeacherState
-from tests.engines.conftest import MODEL
-from tests.platform.stack import OVERRIDES, TRAINING, Stack, running, steps_of
+from tests.engines.conftest import MODEL, free_port
+from tests.platform.stack import OVERRIDES, TRAINING, Stack, answers, preceptor, running, steps_of
 
 pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
 
@@ -99,3 +99,38 @@ def test_a_text_teacher_is_registered_and_trains_nothing(client: Client, vllm_ur
     student = client.artifacts.push(MODEL, "model", "tiny")
     with pytest.raises(Invalid, match="is a text teacher"):
         client.runs.start(create(client, student, "opd", "teacher", "writer"))
+
+
+def test_it_writes_the_rollouts_of_a_run(stack: Stack, client: Client, vllm_url: str, untied: Path) -> None:
+    """Behind our service: the student's weights go to it before every step, and its tokens are what is learned from."""
+    url = f"http://127.0.0.1:{free_port()}"
+    options = ("--model", str(untied), "--name", "pen", "--takes-weights", "--port", url.rpartition(":")[2])
+    engine = ("--backend", "vllm", "--engine-url", vllm_url)
+    child = stack.spawn("pen", *preceptor("teacher", "serve", *options, *engine), TEACHER_KEY=stack.teacher_key)
+    child.wait_until("ready", lambda: answers(f"{url}/readyz"))
+    pen = client.teachers.add(TeacherCreate(name="pen", url=url, key_env="PRECEPTOR_TEACHER_KEY"))
+    assert pen.card is not None and pen.card.writes and pen.card.moves and not pen.card.generates
+    stack.worker()
+    student = client.artifacts.push(untied, "model", "untied")
+    wish = RunCreate(
+        name="written-by-vllm",
+        recipe="opsd",
+        overrides=OVERRIDES,
+        student=student,
+        teachers={"self": "base"},
+        sampler="pen",
+        data=TaskSource(kind="task", task="spell_backward"),
+        training={**TRAINING, "learning_rate": 5e-3, "lora": {"rank": 4, "alpha": 8}},
+    )
+    run = client.runs.start(wish)
+    list(client.runs.events(run.id))
+    run = client.runs.get(run.id)
+    assert run.state is RunState.SUCCEEDED, run.error
+    versions = list[int]()
+    for step in client.runs.metrics(run.id):
+        written = step.ledger.teachers["sampler"]
+        assert written.sequences == step.ledger.rollouts and written.tokens == step.ledger.tokens["completion"]
+        assert 0 < step.metrics["sampler_gap"] < 1e-4 and step.metrics["sampler_gap/largest"] < 1e-3
+        versions += written.weights_versions
+    assert versions == list(range(versions[0], versions[0] + TRAINING["steps"])), "a version a step"
+    child.stop()
