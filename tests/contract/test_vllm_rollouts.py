@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from preceptor.adapters.vllm import VllmClient
-from preceptor.errors import Corrupt, Invalid, NotFound, ServerFault
+from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault
+from preceptor.replica import may_pass
 from preceptor.wire.write import WriteRequest
 from preceptor_services.teacher.backends.vllm import VllmBackend
 from tests.contract.stock_doubles import STOCK, Vllm
@@ -114,8 +115,9 @@ def test_an_answer_that_is_not_whole_is_no_answer(
 ) -> None:
     server.spoil = spoil
     one = wanted(jobs=[{"prompt": 0, "seed": 1, "max_tokens": 8}])
-    with pytest.raises((Corrupt, ServerFault), match=why):
+    with pytest.raises(PreceptorError, match=why) as caught:
         list(taught.client.write(one))
+    assert not may_pass(caught.value), "asked again, it would say the same"
 
 
 def test_it_writes_at_temperatures_at_which_its_numbers_are_those_it_draws_with(taught: Teaching) -> None:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from preceptor.adapters.stock import UNSTATED, StockClient
-from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault, Unreachable
+from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, ServerFault, Unreachable
 from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
 from preceptor.tensorfiles import file_pieces, open_folder, weights_hash
@@ -134,6 +134,10 @@ class EngineBackend(ABC):
             )
         try:
             yield
+        except Corrupt as error:  # as a 502 it would be taken for a proxy's, and asked for again and again
+            raise ServerFault(
+                f"The {self._client.engine} engine behind this teacher: {error.problem.detail}"
+            ) from error
         except Unreachable as error:
             if self._process is not None:
                 self._process.check()
