@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import Random
 
@@ -13,7 +13,7 @@ from preceptor_trainer.model import Model, eos_ids, prompt_ids
 from preceptor_trainer.pipeline import Part
 from preceptor_trainer.recipe import RolloutPolicy
 from preceptor_trainer.sampler import Job, Sampler
-from preceptor_trainer.views import Plan, PlanView, Task
+from preceptor_trainer.views import Message, Plan, PlanView, Task
 
 PART_ROLLOUTS = 16
 """Rollouts that are verified and scored together, while others are still being written."""
@@ -84,7 +84,7 @@ class Writer:
     ) -> Iterator[tuple[int, Row]]:
         """Each draft's place and row, in the order in which they are finished."""
         yield from ((draft.place, self._given(draft, version)) for draft in drafts if draft.plan.source == "dataset")
-        sampled = [draft for draft in drafts if draft.plan.source == "student"]
+        sampled = self._at_last_turns([draft for draft in drafts if draft.plan.source == "student"], step, check)
         jobs = [self._job(draft, step) for draft in sampled]
         for number, written in self._sampler.stream(jobs, self._policy.temperature, check):
             draft = sampled[number]
@@ -100,6 +100,22 @@ class Writer:
             )
             yield draft.place, row
 
+    def _at_last_turns(self, drafts: Sequence[_Draft], step: int, check: Callable[[], None] | None) -> list[_Draft]:
+        """The drafts with nothing left to answer but their last turn: the student's replies to the turns before become
+        a part of the prompt, the loss prompt too."""
+        done = list(drafts)
+        while places := [place for place, draft in enumerate(done) if len(draft.plan.turns) > 1]:
+            jobs = [self._job(done[place], step) for place in places]
+            for number, written in self._sampler.stream(jobs, self._policy.temperature, check):
+                draft = done[places[number]]
+                first, second, *others = draft.plan.turns
+                said = Message(role="assistant", content=self.text(written.token_ids))
+                messages = (*first.messages, said, *second.messages)
+                turns = (replace(second, messages=messages), *others)
+                ids = tuple(prompt_ids(self._model, messages, self._policy.max_tokens))
+                done[places[number]] = replace(draft, plan=replace(draft.plan, turns=turns), prompt_ids=ids)
+        return done
+
     def text(self, token_ids: Sequence[int]) -> str:
         """A completion as text, special tokens left out."""
         return str(self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True))
@@ -113,10 +129,13 @@ class Writer:
             )
         if self._leaks is not None:
             self._leaks.loss_prompt(task, plan)
-        if len(plan.turns) != 1:
+        learned = [turn.learn for turn in plan.turns]
+        if not learned or any(learned[:-1]) or not learned[-1]:
             raise CannotWrite(
-                f"rollout: this plan has {len(plan.turns)} turns; this trainer writes single-turn rollouts"
+                "rollout: of a plan's turns the last is learned, and no other: here there are other wishes"
             )
+        if len(learned) > 1 and (plan.source != "student" or plan.behaviour is not None):
+            raise CannotWrite("rollout: several turns are answered by the student, and read as the loss reads them")
         return plan
 
     def _drafts(self, tasks: Sequence[Task], step: int) -> list[_Draft]:
@@ -129,7 +148,7 @@ class Writer:
                 task=task,
                 index=index,
                 plan=plan,
-                prompt_ids=tuple(prompt_ids(self._model, plan.turns[-1].messages, self._policy.max_tokens)),
+                prompt_ids=tuple(prompt_ids(self._model, plan.turns[0].messages, self._policy.max_tokens)),
             )
             for place, (task, index, plan) in enumerate(planned)
         ]
@@ -139,7 +158,8 @@ class Writer:
         if draft.plan.behaviour is not None:
             prompt = tuple(prompt_ids(self._model, draft.plan.behaviour, self._policy.max_tokens))
         horizon = min(draft.plan.max_tokens or self._policy.max_tokens, self._policy.max_tokens)
-        seed = stream(self._seed, "sample", step, draft.task.id, draft.index)
+        left = [len(draft.plan.turns)] if len(draft.plan.turns) > 1 else []
+        seed = stream(self._seed, "sample", step, draft.task.id, draft.index, *left)
         return Job(prompt_ids=prompt, seed=seed, max_tokens=horizon)
 
     def _given(self, draft: _Draft, version: int) -> Row:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 import torch
 
 from preceptor_trainer.loss import first_pass, fold
 from preceptor_trainer.recipe import Recipe
-from preceptor_trainer.views import Message, PlanView, Task
 from preceptor_trainer.weighing import weigh
-from tests.unit.trainer.sketches import ccopd, sgsd
+from tests.unit.trainer.sketches import sgsd
 from tests.unit.trainer.toy import toy_batch, toy_rows, toy_slot, toy_student
 
-RECIPES = {module.__name__.rsplit(".", 1)[1]: module.RECIPE for module in (sgsd, ccopd)}
+RECIPES = {module.__name__.rsplit(".", 1)[1]: module.RECIPE for module in (sgsd,)}
 FANS = {"skills": 3}
 
 
@@ -57,9 +54,3 @@ def test_sgsd_pushes_where_the_outcome_contradicts_the_support() -> None:
         support = delta_T[begin : begin + 5].mean()
         expected = float(outcome * support.sign() * (support.abs() > 0.05)) / 5
         torch.testing.assert_close(weight_T[begin : begin + 5], torch.full((5,), expected, dtype=torch.float64))
-
-
-def test_a_sharded_rollout_learns_its_last_answer() -> None:
-    task = Task(id="t", messages=(Message(role="user", content="a b"),), columns={"shards": ["a", "b"]})
-    plan = ccopd.Shards().plan(PlanView(task=task, index=0, step=1, rng=Random(0)))
-    assert [turn.learn for turn in plan.turns] == [False, True]

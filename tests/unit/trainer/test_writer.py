@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from preceptor.errors import Invalid
+from preceptor_trainer.draws import Job
 from preceptor_trainer.model import Model, eos_ids, load_model, prompt_ids
-from preceptor_trainer.parts.rollouts import Dataset, Student
+from preceptor_trainer.parts.rollouts import Dataset, InTurns, Student
 from preceptor_trainer.recipe import RolloutPolicy
 from preceptor_trainer.sampler import LocalSampler
-from preceptor_trainer.views import Message, Plan, PlanView, Turn
+from preceptor_trainer.views import Message, Plan, PlanView, Task, Turn
 from preceptor_trainer.writer import CannotWrite, Writer, stream
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import ToyData
@@ -91,7 +92,9 @@ def test_a_plan_may_shorten_the_horizon(model: Model) -> None:
     assert all(len(row.completion_ids) <= 2 for row in writer(model, _Odd(way="horizon")).write(TASKS, 1))
 
 
-@pytest.mark.parametrize(("way", "says"), [("teacher", "teacher 'expert' cannot write"), ("turns", "has 2 turns")])
+@pytest.mark.parametrize(
+    ("way", "says"), [("teacher", "teacher 'expert' cannot write"), ("turns", "the last is learned, and no other")]
+)
 def test_a_plan_that_cannot_be_carried_out_is_refused(model: Model, way: str, says: str) -> None:
     with pytest.raises(CannotWrite, match=says):
         writer(model, _Odd(way=way)).write(TASKS, 1)
@@ -109,3 +112,31 @@ def test_a_row_that_the_student_has_no_positions_for_is_refused_by_its_words(
 def test_streams_depend_on_all_their_parts() -> None:
     assert len({stream(0, "a", 1), stream(1, "a", 1), stream(0, "b", 1), stream(0, "a", 2), stream(0, "a")}) == 5
     assert stream(0, "a", 1) == stream(0, "a", 1)
+
+
+def test_replies_to_earlier_turns_become_prompt_and_the_last_reply_is_the_rollout(model: Model) -> None:
+    shards = ["ab", "cd", "dcba"]
+    task = replace(TASKS[0], columns={"shards": shards})
+    rows = writer(model, InTurns(samples=3, max_tokens=6)).write([task], 1)
+    assert rows == writer(model, InTurns(samples=3, max_tokens=6)).write([task], 1)
+    assert len({row.prompt_ids for row in rows}) == 3, "each has its own way there"
+    for row in rows:
+        spoken = iter(_replies(model, task, row.index))
+        messages = [Message(role="user", content=shards[0])]
+        for shard in shards[1:]:
+            messages += [Message(role="assistant", content=next(spoken)), Message(role="user", content=shard)]
+        assert row.prompt_ids == tuple(prompt_ids(model, messages))
+        assert row.logprobs is not None and len(row.logprobs) == len(row.completion_ids) <= 6
+
+
+def _replies(model: Model, task: Task, index: int) -> list[str]:
+    """What the student says to all shards but the last, one turn at a time and alone."""
+    replies, messages, shards = list[str](), list[Message](), task.columns["shards"]
+    for number, shard in enumerate(shards[:-1]):
+        messages.append(Message(role="user", content=shard))
+        seed = stream(0, "sample", 1, task.id, index, len(shards) - number)
+        job = Job(prompt_ids=tuple(prompt_ids(model, messages)), seed=seed, max_tokens=6)
+        ((_, written),) = LocalSampler(model).stream([job], 1.0, None)
+        replies.append(str(model.tokenizer.decode(list(written.token_ids), skip_special_tokens=True)))
+        messages.append(Message(role="assistant", content=replies[-1]))
+    return replies

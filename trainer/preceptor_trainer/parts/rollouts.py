@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 from pydantic import Field
 
 from preceptor_trainer.parts.contexts import Reference
 from preceptor_trainer.recipe import Coefficient, RolloutPolicy, at
-from preceptor_trainer.views import ContextView, Plan, PlanView, Rollout, Turn
+from preceptor_trainer.views import ContextView, Message, Plan, PlanView, Rollout, Turn
 
 
 class Student(RolloutPolicy, kind="student"):
@@ -56,6 +59,20 @@ class Horizon(RolloutPolicy, kind="horizon"):
     def plan(self, view: PlanView) -> Plan:
         horizon = round(at(self.share, view.step) * self.max_tokens)
         return Plan(turns=(Turn(messages=view.task.messages),), max_tokens=min(max(horizon, 1), self.max_tokens))
+
+
+class InTurns(RolloutPolicy, kind="in_turns"):
+    """The student is told the question bit by bit, by the data's `shards`, and replies to each; the last reply alone is
+    the rollout, the ones before are a part of its prompt (CCOPD, arXiv:2605.30251). It is evaluated on the task's own
+    messages; a task without shards is asked those here, too."""
+
+    def plan(self, view: PlanView) -> Plan:
+        shards = view.task.columns.get("shards")
+        if not isinstance(shards, list | tuple) or not shards:
+            return Plan(turns=(Turn(messages=view.task.messages),))
+        *before, last = [str(shard) for shard in cast("Sequence[Any]", shards)]
+        turns = [Turn(messages=(Message(role="user", content=shard),), learn=False) for shard in before]
+        return Plan(turns=(*turns, Turn(messages=(Message(role="user", content=last),))))
 
 
 class Guided(Student, kind="guided"):

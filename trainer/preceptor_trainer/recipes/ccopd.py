@@ -6,20 +6,20 @@ astray; the model as it was at the start reads the same as one prompt, and score
     L = sum_{t in last answer} KL(S(.| h, y_<t) || T(.| c, y_<t)),  h the conversation, c the one prompt
 
 Evidence: notes on the paper, not its text. Reverse KL, the frozen start, temperature 1 and learning rate 3e-5 (of LoRA,
-rank 16, alpha 32) are as noted. The conversation is the data's `messages`, its replies with it; `canonical` is the one
-prompt. Deviation: the replies in between are those of the data, not the student's own of the day (theirs drift with
-it); they carry no loss here either.
+rank 16, alpha 32) are as noted. The pieces are the data's `shards`, and the student replies to each as it is that day;
+without them the conversation is the data's `messages`, replies and all. `canonical` is the one prompt. Replies in
+between carry no loss.
 """
 
 from preceptor_trainer.parts.contexts import Canonical
 from preceptor_trainer.parts.divergences import ReverseKL
-from preceptor_trainer.parts.rollouts import Student
+from preceptor_trainer.parts.rollouts import InTurns
 from preceptor_trainer.parts.targets import Single
 from preceptor_trainer.recipe import Recipe, Reduces
 
 RECIPE = Recipe(
     paper="arXiv:2605.30251",
-    rollout=Student(samples=1),
+    rollout=InTurns(samples=1),
     contexts={"canonical": Canonical(teacher="self")},
     target=Single(context="canonical"),
     objective=(ReverseKL(),),

@@ -26,7 +26,17 @@ def test_the_gradient_is_that_of_the_reverse_kl() -> None:
     torch.testing.assert_close(learn(CCOPD, batch).grad_TD, wanted_TD, atol=1e-12, rtol=1e-9)
 
 
-def test_the_student_reads_the_conversation_and_the_teacher_the_one_prompt() -> None:
+def test_shards_are_turns_of_which_the_last_is_learned() -> None:
+    task = Task(id="t", messages=SHARDS, columns={"shards": ["a", "b", "c"], "canonical": "a b c"})
+    plan = CCOPD.rollout.plan(PlanView(task=task, index=0, step=1, rng=Random(0)))
+    assert [(turn.messages[0]["content"], turn.learn) for turn in plan.turns] == [
+        ("a", False),
+        ("b", False),
+        ("c", True),
+    ]
+
+
+def test_without_shards_the_student_reads_the_conversation_and_the_teacher_the_one_prompt() -> None:
     plan = CCOPD.rollout.plan(PlanView(task=TASK, index=0, step=1, rng=Random(0)))
     assert [turn.messages for turn in plan.turns] == [SHARDS], "replies in between are prompt: they carry no loss"
     own = Rollout(index=0, text="")
