@@ -15,7 +15,7 @@ import json
 import math
 import string
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -30,6 +30,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from models.tiny_card import write_card
 from models.tiny_formats import SHOWN, Example, accuracies, example, hits, load, prompt_ids
 from preceptor_trainer import tasks
+from preceptor_trainer.recipe import Context
 from preceptor_trainer.tasks import ProceduralTask
 from preceptor_trainer.tasks._gym import GymTask
 from preceptor_trainer.views import Task
@@ -55,15 +56,25 @@ CHAT_TEMPLATE = (
 WARM_UP = 100
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def pieces(parts: Iterable[Context]) -> list[str]:
+    """What stands around the content in the templates of these contexts."""
+    templates = [
+        value
+        for part in parts
+        for name, value in part
+        if name.endswith("template") and not name.startswith("ask") and isinstance(value, str)
+    ]
+    return [text for template in templates for text, *_ in string.Formatter().parse(template) if text]
+
+
+def make_tokenizer(phrases: Iterable[str] = (*PHRASES, *pieces(SHOWN))) -> PreTrainedTokenizerFast:
     """Bytes, and one token per phrase: any text goes in and comes out unchanged."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
-    pieces = [text for part in SHOWN for text, *_ in string.Formatter().parse(part.template) if text]
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys([*PHRASES, *pieces])])
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys(phrases)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
@@ -160,16 +171,24 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     return args.plain_lr if step > reading else args.lr * min(1.0, step / WARM_UP) * (1 - 0.5 * step / reading)
 
 
-def train(args: argparse.Namespace, console: Console) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, int]:
-    """Trains until the rule holds for every task. Returns the model, its tokenizer and the step."""
+Rule = Callable[[Qwen3ForCausalLM, PreTrainedTokenizerFast, int, argparse.Namespace, Console], bool]
+
+
+def train(
+    args: argparse.Namespace,
+    console: Console,
+    tokenizer: PreTrainedTokenizerFast,
+    batches: Iterator[list[Example]],
+    rule: Rule,
+) -> tuple[Qwen3ForCausalLM, int]:
+    """Trains until the rule holds for every task. Returns the model and the step."""
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     bars = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *bars, console=console) as progress:
         bar = progress.add_task("pre-training", total=args.steps)
-        for step, batch in zip(range(1, args.steps + 1), stream(args), strict=False):
+        for step, batch in zip(range(1, args.steps + 1), batches, strict=False):
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
@@ -181,8 +200,8 @@ def train(args: argparse.Namespace, console: Console) -> tuple[Qwen3ForCausalLM,
             optimizer.step()
             progress.update(bar, advance=1, description=f"loss {loss.item():.3f}")
             due = step > max(args.reading_steps) and step % args.evaluate_every == 0
-            if due and chosen(model, tokenizer, step, args, console):
-                return model, tokenizer, step
+            if due and rule(model, tokenizer, step, args, console):
+                return model, step
     raise SystemExit("no checkpoint met the rule: change --steps, --seed, --plain, --middling or --privileged")
 
 
@@ -205,6 +224,20 @@ def chosen(
         if solved < args.privileged or shares["hint", False] < shares["plain", False] + 0.1 or not led_astray:
             return False
     return True
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Model and tokenizer as a plain folder. It samples unless told otherwise."""
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def main() -> None:
@@ -235,21 +268,13 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(stderr=True)
     began = time.monotonic()
-    model, tokenizer, step = train(args, console)
+    tokenizer = make_tokenizer()
+    model, step = train(args, console, tokenizer, stream(args), chosen)
     seconds = time.monotonic() - began
     shares = {
         source.name: accuracies(model, tokenizer, source, "held_out", args.card_items) for source in load(args.tasks)
     }
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-    )
-    args.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(args.out)
-    save_tokenizer(tokenizer, args.out)
+    save(model, tokenizer, args.out)
     parameters = sum(each.numel() for each in model.parameters())
     write_card(args.out, args, step, seconds, parameters, shares)
     print(json.dumps({"step": step, "seconds": round(seconds, 1), "parameters": parameters, "out": str(args.out)}))

@@ -79,7 +79,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) 
     )
 
 
-@torch.no_grad()
 def hits(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -89,8 +88,21 @@ def hits(
     wrong: bool = False,
 ) -> list[bool]:
     """Which items' greedy answers are right by the task's own verifier, in one format."""
+    shown = [example(task, kind, wrong, seed).messages for seed, task in enumerate(items)]
+    return answered(model, tokenizer, source, items, shown)
+
+
+@torch.no_grad()
+def answered(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    source: ProceduralTask,
+    items: Sequence[Task],
+    shown: Sequence[Sequence[Message]],
+) -> list[bool]:
+    """Which items the model gets right after these prompts, one for each."""
     model.eval()
-    prompts = [prompt_ids(tokenizer, example(task, kind, wrong, seed).messages) for seed, task in enumerate(items)]
+    prompts = [prompt_ids(tokenizer, messages) for messages in shown]
     width = max(map(len, prompts))
     pad = cast(int, tokenizer.pad_token_id)
     ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])

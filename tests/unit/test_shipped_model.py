@@ -134,7 +134,7 @@ def test_the_cards_figures_come_out_again(
     assert low - 0.05 <= STATED[name][kind, wrong] <= high + 0.05
 
 
-UNTAUGHT = {"answer", "instruction", "skill", "canonical"}
+UNTAUGHT = {"answer", "instruction", "skill", "skills", "canonical"}
 """Contexts that the shipped model was not pre-trained on, and is not examined in."""
 
 
