@@ -89,3 +89,4 @@ def test_entropy_is_that_of_the_student_s_own_distributions(tmp_path: Path) -> N
         logprobs = model.module(ids).logits[0, -3:-1].double().log_softmax(-1)
     assert found.entropy == pytest.approx(float(-(logprobs.exp() * logprobs).sum(-1).mean()), abs=1e-5)
     assert (found.samples, found.sampled_accuracy, found.score) == (0, None, found.accuracy)
+    assert found.mean_length == 2.0, "tokens, as written"
