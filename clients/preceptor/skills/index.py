@@ -1,6 +1,6 @@
 """Retrieval: the texts that share words with a query and those that point its way, fused by their ranks.
 
-The search is exact, and a function of the texts and the query alone: equal scores go by place.
+The search is exact: it gives what fusing the whole of both lists would. Equal scores share a rank, and go by place.
 
 Shape letters: N texts, D size.
 """
@@ -17,8 +17,6 @@ from preceptor.skills.lexical import Lexicon
 
 FUSING = 60
 """Of reciprocal rank fusion (Cormack et al., SIGIR 2009): a text at rank r of a list scores 1 / (60 + r)."""
-DEPTH = 100
-"""How far down each list the fusion looks, at least. A text below it in both could not come among the first 8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +55,20 @@ class Index:
         if not len(self) or limit < 1:
             return []
         lexical_N, similarity_N = self._lexicon.scores(query), self._similar(query)
-        depth = max(DEPTH, 4 * limit)
-        scores: dict[int, float] = {}
-        for scores_N, eligible_N in (
-            (lexical_N, lexical_N > 0),
-            (similarity_N, (similarity_N >= least_similarity) | (lexical_N > 0)),
-        ):
-            for rank, place in enumerate(_best(scores_N, eligible_N, depth), 1):
-                scores[place] = scores.get(place, 0.0) + 1 / (FUSING + rank)
-        best = sorted(scores, key=lambda place: (-scores[place], place))[:limit]
+        eligible_N = (similarity_N >= least_similarity) | (lexical_N > 0)
+        lists = ((lexical_N, lexical_N > 0), (similarity_N, eligible_N))
+        # Below this depth in both lists, 2 / (60 + rank) is less than 1 / (60 + limit), which the best `limit` have.
+        tops = [_top(scores_N, listed_N, FUSING + 2 * limit) for scores_N, listed_N in lists]
+        places = np.union1d(*tops)
+        fused = np.sum([_fused(scores_N, listed_N, places) for scores_N, listed_N in lists], axis=0)
+        best = np.lexsort((places, -fused))[:limit]
         return [
-            Hit(place=at, score=scores[at], lexical=float(lexical_N[at]), similarity=float(similarity_N[at]))
+            Hit(
+                place=int(places[at]),
+                score=float(fused[at]),
+                lexical=float(lexical_N[places[at]]),
+                similarity=float(similarity_N[places[at]]),
+            )
             for at in best
         ]
 
@@ -82,12 +83,17 @@ class Index:
         return dots_N / (self._norms_N * norms(query_1D)[0])
 
 
-def _best(scores_N: np.ndarray, eligible_N: np.ndarray, depth: int) -> list[int]:
-    """Places of the `depth` largest scores among the eligible, largest first, the earlier of equals first."""
-    places = np.flatnonzero(eligible_N)
+def _top(scores_N: np.ndarray, listed_N: np.ndarray, depth: int) -> np.ndarray:
+    """Places of the `depth` largest scores in a list, and of all that equal the last of them."""
+    places = np.flatnonzero(listed_N)
+    if len(places) <= depth:
+        return places
     held = scores_N[places]
-    if len(places) > depth:
-        least = np.partition(held, len(held) - depth)[len(held) - depth]
-        places, held = places[held >= least], held[held >= least]
-    order = np.lexsort((places, -held))[:depth]
-    return places[order].tolist()
+    return places[held >= np.partition(held, len(held) - depth)[len(held) - depth]]
+
+
+def _fused(scores_N: np.ndarray, listed_N: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What a list adds to the scores of these places: nothing to one that is not in it; equals share a rank."""
+    held = np.sort(scores_N[listed_N])
+    before = len(held) - np.searchsorted(held, scores_N[places], side="right")
+    return np.where(listed_N[places], 1 / (FUSING + 1 + before), 0.0)

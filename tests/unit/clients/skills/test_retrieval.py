@@ -10,7 +10,7 @@ import pytest
 from preceptor.errors import Invalid
 from preceptor.skills import embedding
 from preceptor.skills.embedding import MOST_DIMENSIONS, NGrams, levels, open_embedder, similarities, vectors
-from preceptor.skills.index import DEPTH, FUSING, Index
+from preceptor.skills.index import FUSING, Index
 from preceptor.skills.lexical import Lexicon
 from preceptor.skills.merging import folded
 
@@ -100,24 +100,24 @@ def test_ranks_are_fused_and_equals_go_by_place():
         Index(["a", "b"], NGrams(), vectors(NGrams(), ["a"]))
 
 
-def test_the_depth_loses_nothing_of_the_first_eight():
-    """Against fusing whole lists, on texts of few words that tie a lot."""
-    rng = Random(0)
+@pytest.mark.parametrize("limit", [1, 8, 25, 100])
+def test_what_is_found_is_what_whole_lists_would_give(limit: int):
+    """On texts of few words, which tie a lot, by their definition: every text's rank in each list."""
+    rng = Random(limit)
     vocabulary = [f"w{number}" for number in range(60)]
     texts = [" ".join(rng.choices(vocabulary, k=6)) for _ in range(1500)]
-    index, kept_ND = Index(texts, NGrams()), vectors(NGrams(), texts)
-    lexicon, found = Lexicon(texts), 0
-    assert len(texts) > DEPTH
-    for _ in range(20):
+    index, kept_ND, lexicon = Index(texts, NGrams()), vectors(NGrams(), texts), Lexicon(texts)
+    for _ in range(5):
         query = " ".join(rng.choices(vocabulary, k=6))
-        lists = lexicon.scores(query), similarities(vectors(NGrams(), [query]), kept_ND)[0]
-        scores = np.zeros(len(texts))
-        for scores_N in lists:
-            order = np.lexsort((np.arange(len(texts)), -scores_N))
-            scores[order] += 1 / (FUSING + 1 + np.arange(len(texts)))
-        exact = np.lexsort((np.arange(len(texts)), -scores))[:8]
-        found += len({hit.place for hit in index.search(query, 8)} & set(exact.tolist()))
-    assert found >= 0.95 * 8 * 20
+        scores_N = np.zeros(len(texts))
+        for list_N, listed_N in (
+            (lexicon.scores(query), lexicon.scores(query) > 0),
+            (similarities(vectors(NGrams(), [query]), kept_ND)[0], np.ones(len(texts), dtype=bool)),
+        ):
+            before_N = (list_N[listed_N][None, :] > list_N[:, None]).sum(axis=1)
+            scores_N += np.where(listed_N, 1 / (FUSING + 1 + before_N), 0.0)
+        exact = np.lexsort((np.arange(len(texts)), -scores_N))[:limit]
+        assert [hit.place for hit in index.search(query, limit)] == exact.tolist()
 
 
 def test_near_duplicates_fold_into_the_first_that_says_it():
