@@ -22,21 +22,26 @@ class Together(Generic[News]):
         first: Reporter | None,
         news: Callable[[], News | None] = lambda: None,
         hear: Callable[[News], object] = lambda news: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """`first`: the first rank's reporter, None on the others. What its `news` returns, whenever the loop asks for
-        a signal, all ranks `hear`; None is no news."""
+        a signal, all ranks `hear`; None is no news. `stopping`: whether this rank has been told to stop."""
         self._ranks, self._first = ranks, first
-        self._news, self._hear = news, hear
+        self._news, self._hear, self._stopping = news, hear, stopping
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
-        return self._ranks.told(Signal.GO if self._first is None else self._first.step(report, samples))
+        return self._agreed(Signal.GO if self._first is None else self._first.step(report, samples))
 
     def signal(self) -> Signal:
-        mine = (Signal.GO, None) if self._first is None else (self._first.signal(), self._news())
-        signal, news = self._ranks.told(mine)
+        news = self._ranks.told(None if self._first is None else self._news())
         if news is not None:
             self._hear(news)
-        return signal
+        return self._agreed(Signal.GO if self._first is None else self._first.signal())
+
+    def _agreed(self, mine: Signal) -> Signal:
+        """The first rank's signal; where that is to go on, and some rank has been told to stop, all stop."""
+        wishes = self._ranks.every(Signal.STOP if mine is Signal.GO and self._stopping() else mine)
+        return next((wish for wish in wishes if wish is not Signal.GO), Signal.GO)
 
     def evaluation(self, evaluation: Evaluation) -> None:
         if self._first is not None:

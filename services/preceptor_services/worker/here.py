@@ -66,7 +66,7 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     """Do a run as any other of its ranks. Raises what went wrong on this one."""
     run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
     with _pool(grant, bench, lambda: False) as pool:
-        told = Together[Endpoints](ranks, None, hear=pool.update)
+        told = Together[Endpoints](ranks, None, hear=pool.update, stopping=bench.stopping.is_set)
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
         return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank)
 
