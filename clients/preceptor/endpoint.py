@@ -183,7 +183,7 @@ class TeacherClient(Completing):
 
     def write(
         self, request: WriteRequest, *, timeout: float | None = None, count: Count | None = None
-    ) -> Iterator[Written]:
+    ) -> Generator[Written, None, None]:
         """`POST /v1/write`: every completion as soon as it is finished, each checked against what was asked.
 
         `timeout`: seconds to wait for the next one. Raises Invalid or NotFound where the teacher writes none, Conflict
