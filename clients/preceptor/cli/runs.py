@@ -134,6 +134,7 @@ def show(
                 "teachers": ", ".join(f"{role}: {name}" for role, name in run.teachers.items()) or None,
                 "fallbacks": ", ".join(f"{role}: {name}" for role, name in run.fallbacks.items()) or None,
                 "sampler": run.sampler,
+                "skills": run.skills,
                 "mismatch": run.sampler and mismatch(list(client.runs.metrics(run_id, after=max(run.step - 1, 0)))),
                 "data": getattr(run.data, "task", None) or getattr(run.data, "artifact", None),
                 "step": f"{run.step} of {run.training.steps}",
