@@ -19,6 +19,7 @@ from of_teacher.pairs import Ratios
 
 from preceptor.fingerprint import tokenizer_file
 from preceptor.ledgers import total
+from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Run, StepReport, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Limits, Support
@@ -110,6 +111,9 @@ class _Slow:
             limits=Limits(max_tokens=2048, max_batch_tokens=65536, max_k=64, max_body_bytes=2**30),
             supports=tuple(Support),
         )
+
+    def chat(self, role: str, request: ChatRequest, **options: Any) -> Reply:
+        raise NotImplementedError("no context here wants text")
 
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._model.folder)
