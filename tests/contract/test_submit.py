@@ -69,6 +69,8 @@ def test_overrides_that_do_not_fit(sqlite_house: House, overrides: dict[str, Any
         ({"lora": {"targets": ["lm_head"]}}, "training.lora.targets", "lm_head takes no adapter here"),
         ({"lora": {"targets": []}}, "training.lora.targets", "there is no target"),
         ({"precision": "fp16"}, "training.precision", "'f32' or 'bf16'"),
+        ({"devices": 0}, "training.devices", "greater than or equal to 1"),
+        ({"devices": 5, "batch": 4}, "training.devices", "a step has 4 tasks (batch), and every device needs one"),
         ({"evaluate_temperature": 0.7}, "training.evaluate_temperature", "nothing is sampled in an evaluation"),
         ({"keep": "newest"}, "training.keep", "'last' or 'best'"),
         ({"early_stop": {"patience": 4}}, "training.early_stop", "never pass before the last of 40 steps"),

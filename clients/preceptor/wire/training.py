@@ -266,7 +266,7 @@ class Training(Wire):
     def _each_has_a_task(cls, devices: int, info: ValidationInfo) -> int:
         batch = info.data.get("batch")
         if batch is not None and devices > batch:
-            raise ValueError(f"a step has {batch} tasks (batch), so that {devices - batch} devices would have none")
+            raise ValueError(f"a step has {batch} tasks (batch), and every device needs one")
         return devices
 
     @field_validator("trackers")

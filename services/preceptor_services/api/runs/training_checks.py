@@ -26,7 +26,6 @@ def check_training(
 ) -> None:
     """Raises Invalid where a setting could have no effect, or not the one it names."""
     _check_adapters(wish, recipe, training)
-    _check_devices(wish, training)
     _check_guards(recipe, training, student, named)
     _check_sparse(wish, recipe, student, named)
     _check_moves(wish, recipe, {each.role: each for each in named if each.field.startswith("teachers.")})
@@ -102,16 +101,6 @@ def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None
                 field=f"fallbacks.{role}",
                 remedy="Leave it out.",
             )
-
-
-def _check_devices(wish: RunCreate, training: Training) -> None:
-    if training.devices > 1 and wish.sampler is not None:
-        raise Invalid(
-            f"training.devices: {training.devices} devices each write what they learn from, and this run's rollouts "
-            f"are written by the sampler {wish.sampler}, which takes weights from one.",
-            field="training.devices",
-            remedy="Leave one of them out.",
-        )
 
 
 def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]) -> None:
