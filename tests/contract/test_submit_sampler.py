@@ -47,6 +47,7 @@ def test_a_run_names_who_writes_its_rollouts(house: House) -> None:
         ({}, {"sampler": "pem"}, "sampler", "there is no teacher 'pem'"),
         ({}, {"overrides": {"rollout": {"temperature": 0.7}}}, "overrides.rollout.temperature", "untempered"),
         ({}, {"recipe": "sft", "teachers": {}}, "sampler", "nothing is written"),
+        ({}, {"training": {"devices": 2, "steps": 4}}, "sampler", "2 devices train this run"),
         ({}, {"overrides": GUIDED}, "training.mismatch", "guided rollouts are written under another prompt"),
         ({}, {"sampler": "spelling"}, "sampler", "writes no rollouts"),
         ({}, {"teachers": {"self": "pen"}}, "sampler", "teacher pen is teachers.self too"),

@@ -23,6 +23,12 @@ def check_sampler(
     _check_mismatch(wish, recipe, training)
     if name is None:
         return
+    if training.devices > 1:
+        raise Invalid(
+            f"sampler: {training.devices} devices train this run, each of which would send it weights.",
+            field="sampler",
+            remedy="Set training.devices to 1, or leave the sampler out: every device then writes its own share.",
+        )
     teacher = registered(session, "sampler", name)
     assert teacher.card is not None, "one that takes runs was probed"
     _check_writes(name, TeacherKind(teacher.kind), teacher.card)
