@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from of_learner.runs import Told, a_run
 from of_teacher.answers import HASH, stamp
 from of_teacher.pairs import Ratios
 
 from preceptor.fingerprint import tokenizer_file
 from preceptor.ledgers import total
-from preceptor.wire.chat import ChatRequest, Reply
-from preceptor.wire.runs import Run, StepReport, TeacherLedger
+from preceptor.wire.runs import StepReport, TeacherLedger
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Limits, Support
 from preceptor.wire.tokenizers import TokenizerFile
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.model import Model, head_of, load_model
 from preceptor_trainer.resolve import resolve_model
 from preceptor_trainer.scoring import score
@@ -52,35 +51,16 @@ def overlap(ratios: Ratios, threads: int, small: bool) -> None:
 def _run(threads: int, max_lag: int, small: bool) -> list[StepReport]:
     folder = resolve_model("smollm2")
     recipe = recipes.load("opsd").override({"rollout": {"samples": 4, "max_tokens": 4 if small else 32}})
-    now = datetime.now(UTC).isoformat()
-    run = Run.model_validate(
-        {
-            "id": "run-1",
-            "name": "bench",
-            "recipe": "opsd",
-            "overrides": {},
-            "resolved": recipe.model_dump(mode="json"),
-            "student": HASH,
-            "teachers": {},
-            "data": {"kind": "task", "task": "bench"},
-            "training": {
-                "steps": 2 if small else 6,
-                "batch": 2 if small else 8,
-                "threads": threads,
-                "max_lag": max_lag,
-                "evaluate_items": 2,
-                "evaluate_every": 1000,
-                "checkpoint_every": 1000,
-                "samples_kept": 0,
-            },
-            "state": "running",
-            "step": 0,
-            "created_at": now,
-            "updated_at": now,
-        }
+    run = a_run(
+        "opsd",
+        recipe,
+        steps=2 if small else 6,
+        batch=2 if small else 8,
+        threads=threads,
+        max_lag=max_lag,
     )
     torch.manual_seed(0)
-    told = _Told()
+    told = Told()
     with tempfile.TemporaryDirectory() as work:
         train(run, folder, _Sums(), _Slow(load_model(folder)), told, Path(work))
     return told.steps
@@ -99,6 +79,9 @@ class _Slow:
         said_by = stamp(teacher=role, model="smollm2", head_hash=HASH, context_hashes=hashes)
         return Scores.stamped(score(self._model, request), said_by)
 
+    def chat(self, role: str, request: object, **options: Any) -> NoReturn:
+        raise NotImplementedError("the recipe asks nobody for text")
+
     def card(self, role: str) -> Card:
         return Card(
             teacher=role,
@@ -112,9 +95,6 @@ class _Slow:
             supports=tuple(Support),
         )
 
-    def chat(self, role: str, request: ChatRequest, **options: Any) -> Reply:
-        raise NotImplementedError("no context here wants text")
-
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._model.folder)
 
@@ -123,29 +103,6 @@ class _Slow:
 
     def take_ledger(self) -> dict[str, TeacherLedger]:
         return {}
-
-
-class _Told:
-    """Keeps what is reported."""
-
-    def __init__(self) -> None:
-        self.steps: list[StepReport] = []
-
-    def step(self, report: StepReport, samples: object) -> Signal:
-        self.steps.append(report)
-        return Signal.GO
-
-    def signal(self) -> Signal:
-        return Signal.GO
-
-    def evaluation(self, evaluation: object) -> None:
-        pass
-
-    def checkpoint(self, folder: Path, step: int) -> None:
-        pass
-
-    def note(self, data: object, step: int) -> None:
-        pass
 
 
 class _Sums:
