@@ -226,8 +226,8 @@ class StockClient(ABC):
         found = [entry for entry in entries if entry["id"] == wanted] if wanted else bases_of(entries)
         if len(found) == 1:
             # An adapter's entry names its parent and leaves out what it has from that.
-            parent = next((entry for entry in entries if entry["id"] == found[0].get("parent")), {})
-            return parent | {name: value for name, value in found[0].items() if value is not None}
+            own = {name: value for name, value in found[0].items() if value is not None}
+            return next((entry | own for entry in entries if entry["id"] == own.get("parent")), own)
         names = ", ".join(entry["id"] for entry in entries[:20]) or "none"
         if wanted:
             raise Invalid(f"model: {self.url} serves no '{wanted}'; it serves {names}.", field="model")
