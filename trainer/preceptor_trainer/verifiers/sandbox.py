@@ -6,6 +6,7 @@ its standard input does, so it never outlives the trainer.
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -49,11 +50,17 @@ class Sandbox:
             raise RuntimeError(f"the process that runs programs ended with code {process.wait()}; it is started again")
         return Outcome(**json.loads(line))
 
+    def close(self) -> None:
+        """End the server, where one runs; another call would start it again."""
+        if self._process is not None:
+            self._process.communicate()  # without input it ends by itself
+            self._process = None
+
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is not None:
-            self._process.communicate()  # closes what is left of it
-            self._process = None
+            self.close()
         if self._process is None:
+            atexit.register(self.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(RUNNER)],
                 stdin=subprocess.PIPE,
