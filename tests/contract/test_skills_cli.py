@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from preceptor.cli import output
 from preceptor.cli import skills as cli
 from preceptor.cli.main import create_app
 from preceptor.errors import Invalid
@@ -21,9 +22,10 @@ CARRY = SkillCreate(skill="Carry the ten when a column is over nine.")
 def test_banks_on_the_command_line(sqlite_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     house, skills = sqlite_house, sqlite_house.admin.skills
     monkeypatch.setattr(cli, "connect", lambda url, key_file: house.client(ADMIN))
+    monkeypatch.setattr(output.console, "width", 220)  # it has settled on one when it was imported
 
     def say(*arguments: str) -> str:
-        done = CliRunner().invoke(create_app(), ["skills", *arguments], env={"COLUMNS": "220"}, catch_exceptions=False)
+        done = CliRunner().invoke(create_app(), ["skills", *arguments], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.output
 

@@ -32,7 +32,7 @@ from tests.engines.agreement import BOUND
 from tests.engines.conftest import ROOT, VLLM_PYTHON, free_port
 from tests.platform.stack import preceptor, running
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.engines
 
 WORDS = ROOT / "examples" / "own_data" / "words.jsonl"
 TRAINED = "trained"

@@ -20,7 +20,6 @@ from tests.engines.conftest import SGLANG_PYTHON, SGLANG_URL, free_port
 
 pytestmark = [
     pytest.mark.engines,
-    pytest.mark.xdist_group("sglang"),
     pytest.mark.skipif(not SGLANG_PYTHON, reason="no SGLang: scripts/test-engines installs and names it"),
 ]
 

@@ -16,7 +16,7 @@ from preceptor.wire.teachers import Outcome, Support, TeacherKind, Values
 from tests.engines.agreement import agree, ragged, reference
 from tests.engines.conftest import MODEL
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.engines
 
 
 def test_the_card_states_what_was_found_out(teacher: VllmClient) -> None:

@@ -16,7 +16,7 @@ from preceptor.wire.teachers import TeacherCreate, TeacherKind, TeacherState
 from tests.engines.conftest import MODEL, free_port
 from tests.platform.stack import OVERRIDES, TRAINING, Stack, answers, preceptor, running, steps_of
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.engines
 
 
 @pytest.fixture(scope="module")

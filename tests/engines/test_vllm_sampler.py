@@ -12,7 +12,7 @@ from preceptor_services.teacher.backends.vllm import connect
 from tests.contract.sampling import Stale, go
 from tests.contract.teaching import Teaching, teaching
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.engines
 OVERRIDES = {"rollout": {"max_tokens": 24, "samples": 4}}
 LARGE = {"steps": 4, "batch": 4, "learning_rate": 1e-2, "evaluate_every": 4}
 """Steps after which the weights of the step before would write something else."""

@@ -25,7 +25,7 @@ from preceptor_services.teacher.settings import TeacherSettings
 from tests.engines.agreement import agree, moves_as_the_hf_backend_does, ragged, reference
 from tests.engines.conftest import MODEL, VLLM_PYTHON, free_port
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.engines
 KEY = "pk-teacher-of-the-engine-tests"
 
 

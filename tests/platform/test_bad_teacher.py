@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 from preceptor.client import Client
 from preceptor.wire.runs import RunState
 from tests.platform import bad_teacher
 from tests.platform.stack import Stack, answers, free_port, steps_of, until
-
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 
 
 def test_nan_from_a_teacher_fails_the_run_with_its_name_and_step(stack: Stack, client: Client, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ import pytest
 from preceptor.cli.main import main
 from tests.platform.stack import MODEL, ROOT, Stack, preceptor, until
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 RUN = f"""
 name = "by-hand"
 recipe = "opsd"

@@ -15,8 +15,6 @@ from preceptor.errors import Conflict
 from preceptor.wire.runs import Run, RunState
 from tests.platform.stack import Stack, steps_of, until
 
-pytestmark = pytest.mark.xdist_group("platform")
-
 STEPS = 24
 PLAN: dict[str, Any] = {"steps": STEPS, "checkpoint_every": 8, "evaluate_every": STEPS, "seed": 3}
 ROOM = 200_000

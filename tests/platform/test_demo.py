@@ -7,11 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.platform.stack import ROOT, Stack
-
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 
 KEYS = ["task", "n", "before", "after", "ci95", "steps", "train_seconds", "total_seconds", "run_id"]
 

@@ -14,7 +14,6 @@ from preceptor.wire.runs import Run, RunCreate, RunState
 from preceptor.wire.teachers import TeacherCreate
 from tests.platform.stack import MODEL, OVERRIDES, TRAINING, Stack, answers, free_port, preceptor
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 STEPS = 4
 
 

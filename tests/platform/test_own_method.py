@@ -13,8 +13,6 @@ from tests.platform.stack import ROOT, TRAINING, Stack
 from tests.platform.test_cli import say
 from tests.unit.test_own_method import GUIDE, write_guides_recipe
 
-pytestmark = pytest.mark.xdist_group("platform")
-
 SHORTER = [f"--set=training.{name}={value}" for name, value in TRAINING.items()]
 COMMANDS = [
     shlex.split(line)[1:]

@@ -22,7 +22,7 @@ from preceptor_services import tether
 from tests.platform.nursery import STAGES, Marks
 from tests.platform.stack import ROOT, Stack, alive, running, steps_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
+pytestmark = pytest.mark.slow
 
 STEPS = 12
 PLAN: dict[str, Any] = {"steps": STEPS, "checkpoint_every": 2, "evaluate_every": 3, "seed": 5}

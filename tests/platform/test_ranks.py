@@ -18,8 +18,6 @@ from preceptor.client import Client
 from preceptor.wire.runs import Run, RunState
 from tests.platform.stack import ROOT, Child, Stack, alive, free_port, steps_of, until
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 PLAN: dict[str, Any] = {"steps": 6, "batch": 4, "checkpoint_every": 2, "evaluate_every": 3, "seed": 5}
 LONG: dict[str, Any] = {**PLAN, "steps": 60, "evaluate_every": 60, "checkpoint_every": 4}
 """Long enough that what happens at one step happens many steps before the end."""

@@ -6,12 +6,8 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from preceptor.client import Client
 from tests.platform.stack import OVERRIDES, ROOT, TRAINING, Stack
-
-pytestmark = pytest.mark.xdist_group("platform")
 
 CHANGES = {
     "http://127.0.0.1:8421": "{teacher}",

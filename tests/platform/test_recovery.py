@@ -10,8 +10,6 @@ from preceptor.client import Client
 from preceptor.wire.runs import Event, Run, RunState
 from tests.platform.stack import Stack, steps_of, until
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 STEPS = 40
 PLAN: dict[str, Any] = {"steps": STEPS, "checkpoint_every": 20, "evaluate_every": 20, "seed": 11}
 """Long enough that a signal sent at one step arrives many steps before the end."""

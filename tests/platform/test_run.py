@@ -13,8 +13,6 @@ from preceptor.client import Client
 from preceptor.wire.runs import Event, Run, RunState
 from tests.platform.stack import MODEL, Stack, steps_of
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 STEPS, BATCH = 6, 4
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from preceptor.client import Client
 from preceptor.wire.data import TaskSource
 from preceptor.wire.runs import RunCreate, RunState
 from preceptor.wire.teachers import TeacherCreate
 from tests.platform.stack import MODEL, OVERRIDES, TRAINING, Stack, answers, free_port, preceptor
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 STEPS = 3
 
 

@@ -12,8 +12,6 @@ from preceptor.wire.runs import Run, RunState, StepReport
 from tests.platform.stack import Child, Stack
 from tests.platform.test_run import counters
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 PLAN: dict[str, Any] = {"steps": 6, "seed": 21}
 
 

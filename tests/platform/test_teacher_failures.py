@@ -14,8 +14,6 @@ from preceptor.wire.runs import Event, Run, RunState, TeacherLedger
 from preceptor.wire.teachers import EndpointCreate, TeacherState
 from tests.platform.stack import Child, Stack, answers, free_port, steps_of, until
 
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
-
 STEPS = 40
 PLAN: dict[str, Any] = {"steps": STEPS, "checkpoint_every": STEPS, "evaluate_every": STEPS, "seed": 11}
 """Long enough that a signal sent at one step arrives many steps before the end."""

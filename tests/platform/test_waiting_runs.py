@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
-
 from preceptor.client import Client
 from preceptor.wire.runs import Event, Run, RunState
 from tests.platform.stack import Child, Stack, answers, free_port, steps_of, until
-
-pytestmark = pytest.mark.xdist_group("platform")  # one process, one stack
 
 STEPS = 40
 

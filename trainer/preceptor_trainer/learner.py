@@ -13,6 +13,7 @@ from preceptor.wire.runs import Training
 from preceptor_trainer.batch import Batch, narrow_view, share_spans
 from preceptor_trainer.gathering import outline
 from preceptor_trainer.grouping import Cut, cuts, why_padded
+from preceptor_trainer.heap import give_back
 from preceptor_trainer.loss import Sums, blank_scalars, blocks, first_pass, fold, log_softmax
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.optim import Optimizer
@@ -23,9 +24,9 @@ from preceptor_trainer.weighing import TermWeights, weigh
 
 _log = logging.getLogger(__name__)
 
-KEPT_BYTES = 1 << 29
+KEPT_BYTES = 1 << 28
 """What a pass on a CPU may keep for its way back, about: a few hundred tokens are computed as fast as thousands."""
-FEWEST = 256
+FEWEST = 128
 """Tokens that make a pass worth its while, whatever they keep."""
 
 
@@ -120,6 +121,7 @@ class Learner:
         failed: FloatingPointError | None = None
         for cut in passes:
             hidden_TD = learning.hidden_states(cut)
+            give_back()
             grad_TD = torch.zeros_like(hidden_TD, requires_grad=False)
             if cut.rows and failed is None:
                 start = batch.offsets[cut.rows.start]
@@ -129,6 +131,7 @@ class Learner:
                 except FloatingPointError as error:
                     failed = error
             learning.backward(hidden_TD, grad_TD)
+            give_back()
         learning.close(head)
         for error in learning.ranks.every(failed):
             if error is not None:
