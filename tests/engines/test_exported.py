@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from preceptor.adapters import Stock
 from preceptor.adapters.vllm import VllmClient
-from preceptor.errors import Invalid
 from preceptor.fingerprint import tokenizer_card
 from preceptor.samples import token_samples
 from preceptor.wire.data import DatasetSource
@@ -48,10 +47,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def base() -> Path:
-    try:
-        return resolve_model("smollm2")
-    except Invalid as error:
-        pytest.skip(str(error))
+    return resolve_model("smollm2")
 
 
 @pytest.fixture(scope="module")

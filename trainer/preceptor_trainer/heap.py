@@ -12,8 +12,8 @@ def give_back() -> None:
     """Return free pages to the system, where the C library can (glibc); elsewhere nothing happens.
 
     Gradients come to lie in the gaps that activations left, the next pass finds no gap of its size, and the heap grows
-    by what it holds free: a fifth of a large student's memory. Costs milliseconds, and the pages are zeroed again when
-    they are next used.
+    by what it holds free (`scripts/bench learner --only step` measures the peak). The price: free pages are looked for,
+    and zeroed again when they are next used.
     """
     if (trim := _trim()) is not None:
         trim(0)
