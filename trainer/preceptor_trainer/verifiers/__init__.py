@@ -1,16 +1,17 @@
-"""Verifiers by name, one file each. `kind` is the name that data and recipes use: `exact`, `math`, `procedural`,
-`program`."""
+"""Verifiers by name, one file each. `kind` is the name that data and recipes use: `disclosure`, `exact`, `math`,
+`procedural`, `program`."""
 
 from __future__ import annotations
 
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.verifiers.answer import final_answer
+from preceptor_trainer.verifiers.disclosure import Disclosure
 from preceptor_trainer.verifiers.exact import Exact
 from preceptor_trainer.verifiers.math import Math
 from preceptor_trainer.verifiers.procedural import Procedural
 from preceptor_trainer.verifiers.program import Program
 
-__all__ = ["Exact", "Math", "Procedural", "Program", "Verifier", "final_answer", "load", "names"]
+__all__ = ["Disclosure", "Exact", "Math", "Procedural", "Program", "Verifier", "final_answer", "load", "names"]
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from preceptor_trainer import tasks
 from preceptor_trainer.tasks import TooFewQuestions, question_id, split_of
+from preceptor_trainer.tasks.contextual_integrity import ASKING, ContextualIntegrity
 
 NAMES = tasks.names()
 GYM = ["chain_sum", "spell_backward"]
@@ -24,6 +25,7 @@ def questions(items: list) -> list[str]:
 def test_names_are_the_modules() -> None:
     assert NAMES == [
         "chain_sum",
+        "contextual_integrity",
         "library_call",
         "skill_code",
         "spell_backward",
@@ -239,3 +241,18 @@ def test_the_task_that_the_page_shows_is_one(tmp_path: Path, monkeypatch: pytest
 def test_the_page_names_every_task() -> None:
     page = (Path(__file__).parents[4] / "docs" / "tasks.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == NAMES
+
+
+def test_norms_are_a_places_own_and_each_half_of_them_leaves_a_right_reply() -> None:
+    source, other = ContextualIntegrity.model_validate({}), ContextualIntegrity.model_validate({"bank": 1})
+    for task in source.held_out(50):
+        question, columns = task.messages[0]["content"], task.columns
+        asking = question.split()[1]
+        needed, secret = source.norms(asking)
+        assert (columns["allowed"], columns["disallowed"]) == (", ".join(needed), ", ".join(secret))
+        record = dict(each.split() for each in question.partition("record: ")[2].rstrip(".").split(", "))
+        spared = ", ".join(f"{fact} {value}" for fact, value in record.items() if fact not in secret)
+        assert source.verifier(task, spared).correct
+        assert not source.verifier(task, question).correct and not source.verifier(task, "").correct
+        assert not any(value in columns["allowed"] + columns["disallowed"] for value in record.values())
+    assert {source.norms(each) for each in ASKING} != {other.norms(each) for each in ASKING}

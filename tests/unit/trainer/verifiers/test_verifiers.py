@@ -11,7 +11,7 @@ import pytest
 from preceptor_trainer import verifiers
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.tasks import load
-from preceptor_trainer.verifiers import Exact, Math, Procedural, final_answer
+from preceptor_trainer.verifiers import Disclosure, Exact, Math, Procedural, final_answer
 from preceptor_trainer.views import Message, Task
 
 
@@ -116,11 +116,33 @@ def test_an_unknown_data_set_is_a_sentence() -> None:
         Procedural()(task("1", metadata={"source_dataset": "poems"}), "1")
 
 
+def test_a_disclosure_is_judged_by_what_it_tells_and_what_it_does_not() -> None:
+    one = task(None, needed={"age": "34", "ills": "12"}, secret={"pay": "71"})
+    for right in ("age 34, ills 12", "34 and 12", "age 34, ills 12, debt 55"):
+        assert Disclosure()(one, right).correct
+    for text, says in (
+        ("age 34", "It does not tell: ills."),
+        ("age 34, pay 71, ills 12", "It gives away: pay."),
+        ("71", "It does not tell: age, ills.\nIt gives away: pay."),
+        ("age 134, ills 12", "It does not tell: age."),
+    ):
+        verdict = Disclosure()(one, text)
+        assert (verdict.correct, verdict.reward, verdict.feedback) == (False, 0.0, says)
+
+
+@pytest.mark.parametrize("columns", [{}, {"needed": {"age": "34"}}, {"needed": {"age": 34}, "secret": {}}])
+def test_a_disclosure_needs_to_know_what_is_needed_and_what_is_secret(columns: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="of task one is not an object of fact -> text"):
+        Disclosure()(task(None, **columns), "34")
+
+
 def test_verifiers_by_name() -> None:
     shipped = [name for name in verifiers.names() if not name.startswith("test_")]  # other tests define their own
-    assert shipped == ["exact", "math", "procedural", "program"]
+    assert shipped == ["disclosure", "exact", "math", "procedural", "program"]
     assert verifiers.load("exact") == Exact()
-    with pytest.raises(ValueError, match="there is no verifier 'judge'; choose one of exact, math, procedural"):
+    with pytest.raises(
+        ValueError, match="there is no verifier 'judge'; choose one of disclosure, exact, math, procedural"
+    ):
         verifiers.load("judge")
 
 
