@@ -34,8 +34,8 @@ class DatasetSource(Wire):
     """Which column plays which part: `{"answer": "solution"}` reads `answer` from the column `solution`. The parts are
     `prompt` or `messages`, `answer`, `reference`; one that is not named here has the column of its own name."""
     verifier: str = Field(default="exact", max_length=100)
-    """How a completion is judged, by name: `disclosure`, `exact`, `math` (math-verify), `procedural` (reasoning-gym's own scorer),
-    `program` (runs it, with limits, against the column `library`)."""
+    """How a completion is judged, by name: `exact`, `math` (math-verify), `procedural` (reasoning-gym's own scorer),
+    `program` (runs it, with limits, against the column `library`), `disclosure` (columns `needed` and `secret`)."""
     held_out: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the rows that is never trained on, drawn by a hash of the prompt."""
 
