@@ -2,7 +2,7 @@
 
     scripts/demo                       the shipped model, about two minutes
     scripts/demo --model smollm2       a short run on SmolLM2-135M-Instruct
-    python examples/demo/demo.py --url http://127.0.0.1:8420 --teacher-url http://127.0.0.1:8421      against what runs
+    python -m examples.demo.demo --url http://127.0.0.1:8420 --teacher-url http://127.0.0.1:8421      against what runs
 
 It registers the teacher, starts an on-policy self-distillation run over REST, shows it live, compares held-out accuracy
 before and after, and stops what it started. Exit code 0: the student improved beyond the 95% interval (for a model that
@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,21 +25,18 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from examples.common.runs import finish
+from examples.common.stack import Stack, register, stack
 from preceptor.cli import output
 from preceptor.cli.models import model_artifact, model_folder
 from preceptor.cli.plots import picture, terminal_plot
 from preceptor.cli.session import read_key
-from preceptor.cli.watch import Watch, describe_result
 from preceptor.client import Client
-from preceptor.errors import NotFound, PreceptorError
+from preceptor.errors import PreceptorError
 from preceptor.wire.data import TaskSource
-from preceptor.wire.runs import Run, RunCreate, RunResult, RunState
-from preceptor.wire.teachers import Teacher, TeacherCreate
-from preceptor_services import tether
+from preceptor.wire.runs import Run, RunCreate, RunResult
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY_ENV = "PRECEPTOR_TEACHER_KEY"
-START_SECONDS = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +75,6 @@ PLANS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """A running Preceptor."""
-
-    url: str
-    teacher_url: str
-    key: str
-
-
 def main() -> int:
     """Run the demo; the exit code says whether the student improved."""
     began = time.monotonic()
@@ -99,7 +83,7 @@ def main() -> int:
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is stopped on the way out
     try:
-        with stack(options, plan, console) as running, Client(running.url, running.key) as client:
+        with opened(options, plan, console) as running, running.client() as client:
             run = distil(client, running, plan, options, console)
     except PreceptorError as error:
         output.complain(error, as_json=False)
@@ -126,46 +110,14 @@ def parse() -> argparse.Namespace:
 
 
 @contextmanager
-def stack(options: argparse.Namespace, plan: Plan, console: Console) -> Iterator[Stack]:
+def opened(options: argparse.Namespace, plan: Plan, console: Console) -> Iterator[Stack]:
     """The Preceptor that was named, or an embedded one that lives as long as the demo."""
     if options.url:
         yield Stack(url=options.url, teacher_url=options.teacher_url, key=read_key(options.key_file))
         return
-    home = Path(tempfile.mkdtemp(prefix="preceptor-demo-"))
-    model = str(model_folder(plan.model))
-    arguments = ("up", "--home", str(home), "--port", "0", "--teacher-port", "0", "--teacher-model", model, "--json")
     console.print("[bold]1[/] Starting Preceptor: database, broker, control plane, teacher, worker")
-    up = subprocess.Popen(
-        tether.command(sys.executable, "-m", "preceptor.cli.main", *arguments),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PRECEPTOR_")},
-    )
-    try:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        if not line:
-            raise PreceptorError(
-                "Preceptor did not start.", remedy=f"Its own words are above, its logs in {home}/logs."
-            )
-        ready = json.loads(line)
-        console.print(f"  up at {ready['url']}, logs in {home}/logs", highlight=False)
-        yield Stack(url=ready["url"], teacher_url=ready["teacher_url"], key=ready["admin_key"])
-    finally:
-        stop(up)
-        console.print("Everything is stopped.")
-    shutil.rmtree(home)  # after a failure it stays, for its logs
-
-
-def stop(up: subprocess.Popen[str]) -> None:
-    """Stop the embedded Preceptor and wait until it has stopped its own."""
-    up.terminate()
-    try:
-        up.wait(timeout=90)
-    except subprocess.TimeoutExpired:
-        up.kill()
-        up.wait()
+    with stack(model_folder(plan.model), console, "demo") as running:
+        yield running
 
 
 def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespace, console: Console) -> Run:
@@ -188,33 +140,10 @@ def distil(client: Client, running: Stack, plan: Plan, options: argparse.Namespa
         data=TaskSource(kind="task", task=plan.task),
         training=training,
     )
-    run = client.runs.start(create)
-    console.print(f"  run {run.id}: {run.training.steps} steps on {plan.task}", highlight=False)
-    with Watch(run, console) as board:
-        for event in client.runs.events(run.id):
-            board.show(event)
-    run = client.runs.get(run.id)
-    console.print(f"[bold]4[/] {describe_result(run)}", soft_wrap=True)
-    if run.state is not RunState.SUCCEEDED:
-        raise PreceptorError(
-            f"The run {run.id} {run.state.value}.", remedy="The reason is above, the logs where it says."
-        )
+    run = finish(client, create, console)
     draw(client, run, options.out, console)
     prove(client, run, console)
     return run
-
-
-def register(client: Client, name: str, url: str) -> Teacher:
-    """The teacher by its name: registered now, or registered before and probed again."""
-    try:
-        known = client.teachers.get(name)
-    except NotFound:
-        return client.teachers.add(TeacherCreate(name=name, url=url, key_env=KEY_ENV))
-    if known.url != url:
-        raise PreceptorError(
-            f"The teacher {name} is registered at {known.url}, not at {url}.", remedy=f"preceptor teachers rm {name}"
-        )
-    return client.teachers.probe(name)
 
 
 def draw(client: Client, run: Run, out: Path, console: Console) -> None:

@@ -18,8 +18,9 @@ def test_the_last_line_and_the_exit_code_say_whether_the_student_improved(stack:
     key.write_text(stack.admin_key)
     where = ("--url", stack.url, "--teacher-url", stack.teacher_url, "--key-file", str(key), "--out", str(tmp_path))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo" / "demo.py"), *where, "--steps", "12", "--seed", "5"],
+        [sys.executable, "-m", "examples.demo.demo", *where, "--steps", "12", "--seed", "5"],
         env=stack.environment(),
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 
-from preceptor.wire.runs import RunResult
-
-DEMO = Path(__file__).parents[2] / "examples" / "demo" / "demo.py"
-
-
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_under_test", DEMO)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from examples.demo import demo
+from preceptor.wire.runs import Run, RunResult
 
 
 @pytest.mark.parametrize(
@@ -35,9 +23,7 @@ def demo() -> ModuleType:
         ("smollm2", (0.0, 0.0), 0),
     ],
 )
-def test_verdict(
-    demo: ModuleType, capsys: pytest.CaptureFixture[str], model: str, interval: tuple[float, float], code: int
-) -> None:
+def test_verdict(capsys: pytest.CaptureFixture[str], model: str, interval: tuple[float, float], code: int) -> None:
     gain = sum(interval) / 2
     result = RunResult(
         task="spell_backward",
@@ -49,7 +35,7 @@ def test_verdict(
         steps=40,
         train_seconds=28.3,
     )
-    run = SimpleNamespace(id="run-1")
+    run = cast(Run, SimpleNamespace(id="run-1"))
     assert demo.verdict(run, result, demo.PLANS[model], 63.94, Console()) == code
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == {
@@ -65,6 +51,6 @@ def test_verdict(
     }
 
 
-def test_the_default_is_judged_on_enough_tasks(demo: ModuleType) -> None:
+def test_the_default_is_judged_on_enough_tasks() -> None:
     assert demo.PLANS["tiny"].training["evaluate_items"] >= 200
     assert demo.PLANS["tiny"].must_improve

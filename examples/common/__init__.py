@@ -1,0 +1,9 @@
+"""What the worked examples share: a Preceptor that lives as long as one of them, runs that are watched, what is shown.
+
+    stack.py     start Preceptor and more teachers, register them
+    runs.py      start a run, watch it, get its model
+    judging.py   right or wrong on held-out questions, for any model folder
+    showing.py   tables and plots of shares with their 95% intervals
+
+An example is a package beside this one, whose `__main__.py` is its one command: `scripts/example NAME`.
+"""
