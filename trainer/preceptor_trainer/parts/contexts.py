@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
+from preceptor.texts import filled
 from preceptor_trainer.recipe import GROUP, REWARD, Context, SingleContext
 from preceptor_trainer.views import ContextView, Message, Prompt, Task
 
@@ -214,14 +215,19 @@ class PeerSuccess(Shown, kind="peer_success"):
         return view.rng.choice(successes) if successes else None
 
 
+CALLED = r"[A-Za-z_]+(?=\()"
+
+
 def corrupted(text: str, rng: Random) -> str:
     """The text with its content made wrong and its form kept.
 
-    Where there are numbers, every digit becomes another one. Where there are none, every letter does, except in what a
-    line says up to its last colon ("The answer is: "). Raises ValueError for a text with neither digit nor letter.
+    Where there are numbers, every digit becomes another one, and every letter of a name that is called (`f(7)`). Where
+    there are none, every letter does, except in what a line says up to its last colon ("The answer is: "). Raises
+    ValueError for a text with neither digit nor letter.
     """
     if any(char in string.digits for char in text):
-        return "".join(_other(char, string.digits, rng) if char in string.digits else char for char in text)
+        named = re.sub(CALLED, lambda name: _corrupted_line(name[0], rng), text)
+        return "".join(_other(char, string.digits, rng) if char in string.digits else char for char in named)
     lines = [_corrupted_line(line, rng) for line in text.split("\n")]
     if (changed := "\n".join(lines)) == text:
         raise ValueError(f"{text!r} has neither a digit nor a letter that could be made wrong")
@@ -251,12 +257,6 @@ def asked(task: Task, template: str, pieces: Mapping[str, str]) -> tuple[Message
 def question(task: Task) -> str:
     """The last user message."""
     return task.messages[_asked(task)]["content"]
-
-
-def filled(template: str, pieces: Mapping[str, str]) -> str:
-    """The template with every `{name}` replaced. One pass: braces in a piece are text and no placeholder."""
-    names = "|".join(re.escape(name) for name in pieces)
-    return re.sub(rf"\{{({names})\}}", lambda found: pieces[found[1]], template)
 
 
 def _field(task: Task, name: str) -> str | None:

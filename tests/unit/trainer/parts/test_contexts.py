@@ -111,6 +111,13 @@ def test_corruption_keeps_what_a_label_says() -> None:
     assert not set(wrong[-2:]) & {" "}
 
 
+def test_corruption_reaches_the_names_that_a_program_calls() -> None:
+    text = "bim(rom(459)) is it"
+    wrong = corrupted(text, Random(0))
+    kept = "".join(char for char, other in zip(text, wrong, strict=True) if char == other)
+    assert kept == "(()) is it"
+
+
 def test_content_that_cannot_be_made_wrong_is_an_error() -> None:
     with pytest.raises(ValueError, match="neither a digit nor a letter"):
         corrupted("+-", Random(0))
