@@ -86,7 +86,9 @@ class Stack:
     folder: Path
     database_url: str
     lease_seconds: float = LEASE_SECONDS
-    url: str = field(default_factory=lambda: f"http://127.0.0.1:{free_port()}")
+    address: str = "127.0.0.1"
+    """Where the control plane and the broker listen."""
+    url: str = field(init=False)
     teacher_url: str = field(default_factory=lambda: f"http://127.0.0.1:{free_port()}")
     broker_port: int = field(default_factory=lambda: free_port())
     admin_key: str = "pk-admin-of-the-platform-tests"
@@ -97,9 +99,17 @@ class Stack:
     broker: Child = field(init=False)
     api: Child = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.url = f"http://{self.address}:{free_port()}"
+
+    @property
+    def disk(self) -> Path:
+        """Where processes keep what they write."""
+        return self.folder
+
     @property
     def broker_url(self) -> str:
-        return f"redis://:broker-password@127.0.0.1:{self.broker_port}/0"
+        return f"redis://:broker-password@{self.address}:{self.broker_port}/0"
 
     def client(self) -> Client:
         return Client(self.url, self.admin_key)
@@ -125,10 +135,10 @@ class Stack:
 
         config = self.folder / "valkey.conf"
         config.write_text(
-            f'bind 127.0.0.1\nport {self.broker_port}\nrequirepass broker-password\ndir "{self.folder}"\nsave ""\n'
+            f'bind {self.address}\nport {self.broker_port}\nrequirepass broker-password\ndir "{self.disk}"\nsave ""\n'
         )
         child = self.spawn("broker", str(get_binary_path()), str(config))
-        child.wait_until("listening", lambda: listens(self.broker_port))
+        child.wait_until("listening", lambda: listens(self.broker_port, self.address))
         self.broker = child
         return child
 
@@ -143,9 +153,10 @@ class Stack:
             "api",
             *preceptor("api"),
             DATABASE_URL=self.database_url,
-            HOME_DIR=str(self.folder / "home"),
+            HOME_DIR=str(self.disk / "home"),
             RECIPES=str(self.recipes),
             BROKER_URL=self.broker_url,
+            HOST=self.address,
             PORT=self.url.rpartition(":")[2],
             ADMIN_KEY=self.admin_key,
             WORKER_KEY=self.worker_key,
@@ -178,7 +189,7 @@ class Stack:
             KEY=self.worker_key,
             BROKER_URL=self.broker_url,
             WORKER_NAME=name,
-            CACHE_DIR=str(self.folder / f"cache-{name}"),
+            CACHE_DIR=str(self.disk / f"cache-{name}"),
             RECIPES=str(self.recipes),
             VISIBILITY_TIMEOUT=str(VISIBILITY_SECONDS),
             TEACHER_KEY=self.teacher_key,
@@ -286,9 +297,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def listens(port: int) -> bool:
+def listens(port: int, address: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 def answers(url: str) -> bool:
