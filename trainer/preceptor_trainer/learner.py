@@ -48,6 +48,8 @@ class Learner:
         """Of the weights: the last step that is in them."""
         self.positions = 0
         """That went through the model for the last batch, padding included."""
+        self.stale = False
+        """Whether a weight of the recipe found, at the last batch, that what is written ahead is too old."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,14 +71,15 @@ class Learner:
             self._learning.collect()
             self.version = batch.step
         rate = self.optimizer.learning_rate(batch.step)
-        return {"loss": gradient.loss, "grad_norm": norm, "learning_rate": rate, "empty": 0.0, **gradient.per_token()}
+        metrics = {"loss": gradient.loss, "grad_norm": norm, "learning_rate": rate, "empty": 0.0}
+        return metrics | gradient.per_token() | ({"stale": 1.0} if self.stale else {})
 
     def gradient(self, batch: Batch) -> Sums | None:
         """Accumulate the batch's gradient on the parameters; None when no token of it counts."""
         learning, head = self._learning, self._learning.head()
         batch = batch.to(self._model.device)
         passes = cuts(batch.rows, self._model.module, pass_tokens(self._model, self._training))
-        self.positions = sum(cut.tokens for cut in passes)
+        self.positions, self.stale = sum(cut.tokens for cut in passes), False
         all_of_it = outline(learning.ranks, batch, len(passes))
         if not all_of_it.passes:
             return None
@@ -91,6 +94,7 @@ class Learner:
                 student, opinions = first_pass(self._recipe, batch, head, hidden_TD)
         view = all_of_it.view(batch.view(student))
         plans = weigh(self._recipe, view, all_of_it.scalars(opinions))
+        self.stale = any(plan.stale for plan in plans)
         if all(plan.denominator == 0 for plan in plans):
             return None
         mine = all_of_it.mine

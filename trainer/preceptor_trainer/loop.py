@@ -178,7 +178,7 @@ class Loop:
                 report, samples, trips = self._step(step, taken, began)
                 state.step = step
                 state.train_seconds += monotonic() - began
-                if any(trip.action == "rollback" for trip in trips):
+                if self._learner.stale or any(trip.action == "rollback" for trip in trips):
                     pipeline.begin_again(step + 1)
                 pipeline.publish(step)
                 signal = self._heed(trips, self._reporter.step(report, samples))

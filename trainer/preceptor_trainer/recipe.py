@@ -189,6 +189,11 @@ class Weight(Part):
     def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
         """[T], computed over the whole global batch. `opinion` is the target opinion that is being weighed."""
 
+    def stale(self, view: TokenView, opinion: Scalars) -> bool:
+        """Whether what is already written ahead of the learner (`training.max_lag`) is too far from the student by now:
+        it is thrown away then, and written anew by the weights as they are after this step."""
+        return False
+
 
 class Target(Part):
     """How opinions become the distribution the student is drawn to."""

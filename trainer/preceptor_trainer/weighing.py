@@ -6,7 +6,7 @@ Shape letters: T tokens of the global batch, B rollouts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class TermWeights:
     weight_T: tuple[Tensor, ...]
     """Per opinion of the target."""
     denominator: float
+    stale: bool = False
+    """Whether a weight wants what is written ahead to be written anew."""
 
 
 def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]] | None) -> list[TermWeights]:
@@ -37,7 +39,7 @@ def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]]
     plans: list[TermWeights] = []
     for index, term in enumerate(recipe.objective):
         outline = _outline(term, recipe, view)
-        weight_T, open_T = list[Tensor](), list[Tensor]()
+        weight_T, open_T, stale = list[Tensor](), list[Tensor](), False
         for k, (present_T, share_T) in enumerate(outline):
             scale_T, gate_T = share_T * present_T, present_T
             for part in (*recipe.weights, *term.weights):
@@ -46,10 +48,11 @@ def weigh(recipe: Recipe, view: TokenView, opinions: Sequence[Sequence[Scalars]]
                 _must_be_finite(factor_T, present_T, part, view.step)
                 scale_T = scale_T * factor_T
                 gate_T = gate_T * factor_T if part.gate else gate_T
+                stale = stale or part.stale(view, opinions[index][k])
             weight_T.append(torch.where(present_T > 0, scale_T, torch.zeros_like(scale_T)))
             open_T.append(gate_T)
         counted_T = torch.stack(open_T).amax(0) if open_T else torch.zeros_like(view.student.present_T)
-        plans.append(_divide(recipe, view, weight_T, counted_T))
+        plans.append(replace(_divide(recipe, view, weight_T, counted_T), stale=stale))
     return plans
 
 

@@ -21,6 +21,7 @@ from preceptor_trainer.asking import MissingScore
 from preceptor_trainer.checkpoint import CheckpointError, load_state
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.parts.weights_aged import Freshness
 from preceptor_trainer.pipeline import Part, Pipeline, Stage, Taken, Times
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.views import Task
@@ -271,6 +272,15 @@ def test_ahead_of_the_learner_rollouts_are_no_older_than_allowed(folder: Path, t
     assert lags[0] == 0 and max(lags) <= max_lag
     assert all(np.isfinite(loss) for loss in reporter.losses)
     assert all(report.ledger.rollouts == 3 for report in reporter.steps)
+
+
+def test_what_a_recipe_finds_stale_is_written_anew_by_the_newest_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Freshness, "stale", lambda *_: True)
+    ended, reporter, _ = go(folder, tmp_path, recipe("f_opd"), steps=5, max_lag=3)
+    assert ended.signal is Signal.GO and [report.step for report in reporter.steps] == [1, 2, 3, 4, 5]
+    assert [(report.metrics["lag"], report.metrics["stale"]) for report in reporter.steps] == [(0, 1)] * 5
 
 
 def test_a_step_says_where_its_time_went(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Terms that look at the written token alone. Divergences of whole distributions are in `divergences.py`.
+"""Terms that look at the written token, one of them at the likeliest others too. Divergences of whole distributions are
+in `divergences.py`.
 
 s and t are the student's and the target's log-probability of the written token, r = t - s. A token that its writer
 could hardly have written makes exp(r) as large as one likes: exponents are bounded by LIMIT, beyond which the gradient
@@ -145,8 +146,37 @@ class Redescending(Term, kind="redescending"):
     """Width."""
 
     def __call__(self, block: BlockView, target: Opinion) -> Tensor:
-        delta_T = target.logprob_T - block.student.logprob_T
-        return log(2) - (-delta_T.square() / (2 * self.tau)).exp().log1p()
+        return redescending(target.logprob_T - block.student.logprob_T, self.tau)
+
+
+class LocalSupport(Term, kind="local_support"):
+    """The same of KL(T || S) in the place of delta, over the target's likeliest ids, the written token and the rest:
+    SGSD's other mode (arXiv:2605.28791). Whole distributions are compared whole."""
+
+    needs: ClassVar[Support] = Support.TOPK
+    tau: float = Field(default=1.0, gt=0)
+    """Width."""
+
+    def __call__(self, block: BlockView, target: Opinion) -> Tensor:
+        student_TK, target_TK = block.pair(target)
+        terms_TK = target_TK.exp() * (target_TK - student_TK)
+        if target.ids_TK is None:
+            return redescending(terms_TK.sum(-1), self.tau)
+        named_T = (target.ids_TK == block.tokens.token_T[:, None]).any(-1)
+        own_T, said_T = block.student.logprob_T, target.logprob_T
+        rest_T = _without(target_TK[:, -1], said_T)
+        apart_T = said_T.exp() * (said_T - own_T) + rest_T.exp() * (rest_T - _without(student_TK[:, -1], own_T))
+        return redescending(terms_TK[:, :-1].sum(-1) + terms_TK[:, -1].where(named_T, apart_T), self.tau)
+
+
+def redescending(gap_T: Tensor, tau: float) -> Tensor:
+    """log 2 - softplus(-gap^2 / 2 tau)."""
+    return log(2) - (-gap_T.square() / (2 * tau)).exp().log1p()
+
+
+def _without(tail_T: Tensor, logprob_T: Tensor) -> Tensor:
+    """What is left of a tail without one of its tokens."""
+    return tail_T + (-(logprob_T - tail_T).clamp(max=-1e-9).expm1()).log()
 
 
 class SamplerKL(Term, kind="sampler_kl"):

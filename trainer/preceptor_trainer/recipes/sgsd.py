@@ -8,10 +8,12 @@ student does supports it: followed where the answer was right, pushed away from 
     <= 0.05;  L = mean_x sum_k w_k c_k mean_t [log 2 - softplus(-delta_t^2 / 2 tau)],  w = softmax of retrieval scores
 
 Evidence: the authors' code (walawalagoose/SGSD) was read. tau 1, the clip, the band, 8 pairs, temperature 1.1 and
-learning rate 5e-6 (of LoRA, rank 64) are theirs. The skills are the data's: `skill` holds one or a list, most fitting
-first, `mistake` what goes with each, `skill_score` how well it was found (none: all alike). Deviations: no bank grows
-while it learns (theirs every 25 steps); tokens that carry no sense are left out only where `silent` names their ids;
-their other mode, full forward KL on the teacher's likeliest ids, is not here.
+learning rate 5e-6 (of LoRA, rank 64) are theirs. The skills are those of the run's bank, or the data's: `skill` holds
+one or a list, most fitting first, `mistake` what goes with each, `skill_score` how well it was found (none: all alike).
+Their bank grows every 25 steps in which less than 80% succeed; a run's does where it says so, with these numbers (state
+`skill_bank`). Their other mode, the forward KL on the teacher's likeliest ids in delta's place, is the objective
+`local_support`; the rest of the vocabulary as one event is ours. Deviation: tokens that carry no sense are left out
+only where `silent` names their ids.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 from preceptor_trainer import recipes
 from preceptor_trainer.batch import Batch
-from preceptor_trainer.recipes.f_opd import Freshness
+from preceptor_trainer.parts.weights_aged import Freshness
 from tests.unit.trainer.by_hand import gradient, written
 from tests.unit.trainer.setting import batch_of, learn, own_logprobs
 from tests.unit.trainer.toy import toy_rows, toy_slot
@@ -66,6 +67,25 @@ def test_the_whole_gradient_is_that_of_the_equation() -> None:
         return (((f_B - 0.05).clamp(min=0)[batch.rollout_T]) * (opd_T + 0.1 * anchor_T)).mean()
 
     torch.testing.assert_close(learn(F_OPD, batch).grad_TD, gradient(batch, loss), atol=1e-12, rtol=1e-9)
+
+
+def stale(batch: Batch, weight: Freshness) -> bool:
+    own = replace(batch.behaviour, logprob_T=written(batch, own_logprobs(batch)))
+    return weight.stale(batch.view(own), batch.slots["teacher"][0].scalars())
+
+
+def test_what_is_written_ahead_is_written_anew_where_the_batch_is_stale_or_misaligned() -> None:
+    fresh, old = drifted(0.0), drifted(0.0, (1, 3, 3, 3))
+    mean = float(freshness(old).mean())
+    assert not stale(fresh, Freshness()) and not stale(old, Freshness())
+    assert stale(old, Freshness(kappa_f=mean)) and not stale(old, Freshness(kappa_f=mean - 1e-6))
+    far = drifted(1.5)
+    wide: dict[str, Any] = {"kappa_f": 0.0, "kappa_sup": 1.0}
+    assert stale(far, Freshness(kappa_roll=0.5, **wide)) and not stale(far, Freshness(kappa_roll=0.0, **wide))
+    assert not stale(far, Freshness(kappa_roll=1.0, aligned=3.0, **wide))
+    then = replace(SLOT, logprob_T=SLOT.logprob_T + 1.0)
+    moved = replace(fresh, slots={**fresh.slots, "then": [then]})
+    assert stale(moved, Freshness(then="then")) and not stale(moved, Freshness(then="then", kappa_sup=0.0))
 
 
 def test_below_the_cut_nothing_is_learned() -> None:

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from preceptor_trainer import recipes
-from preceptor_trainer.batch import Batch, Row
+from preceptor_trainer.batch import Batch, Row, Slot
 from preceptor_trainer.parts.objectives import Redescending
 from preceptor_trainer.views import ContextView, Message, Rollout, Task
 from tests.unit.trainer.by_hand import answering, evidence, gradient, written
-from tests.unit.trainer.setting import batch_of, learn, own_logprobs
-from tests.unit.trainer.toy import toy_rows, toy_slot
+from tests.unit.trainer.setting import batch_of, learn, own_logprobs, said
+from tests.unit.trainer.toy import V, toy_rows, toy_slot
 
 SGSD = recipes.load("sgsd")
 ROWS = toy_rows((4, 2, 6, 3))
@@ -81,6 +81,40 @@ def test_the_pull_is_strongest_at_1_2_nats_and_fades() -> None:
     torch.testing.assert_close(slope, delta * (-delta.square() / 2).sigmoid())
     assert float(delta[slope.argmax()]) == pytest.approx(1.216, abs=2e-3)
     assert float(loss[0]) == pytest.approx(0) and float(loss[-1]) == pytest.approx(log(2), abs=1e-7)
+
+
+def narrowed(batch: Batch, k: int) -> Batch:
+    """The same opinions, of the k likeliest ids."""
+    slots = list[Slot]()
+    for slot in batch.slots["skills"]:
+        ids_TK = said(slot).topk(k).indices
+        rest_T = said(slot).scatter(-1, ids_TK, -1e4).logsumexp(-1)
+        heard = {"ids_TK": ids_TK, "logprobs_TK": said(slot).gather(-1, ids_TK), "tail_T": rest_T}
+        slots.append(replace(slot, hidden_TD=None, head=None, **heard))
+    return replace(batch, slots={"skills": slots})
+
+
+@pytest.mark.parametrize("k", [None, 1, 3])
+def test_local_support_has_the_forward_kl_of_the_likeliest_ids_and_the_written_one_for_delta(k: int | None) -> None:
+    recipe, batch = SGSD.override({"objective": [{"kind": "local_support"}]}), fan()
+    share_T = (1.0 / batch.length_B.double())[batch.rollout_T] / len(ROWS)
+
+    def loss(s_TV: torch.Tensor) -> torch.Tensor:
+        total = s_TV.new_zeros(())
+        for fan_in, share in enumerate(SHARES):
+            t_TV = said(batch.slots["skills"][fan_in])
+            kls: list[torch.Tensor] = []
+            for t in range(batch.tokens):
+                ids = set(t_TV[t].topk(k or V).indices.tolist()) | {int(batch.token_T[t])}
+                events = [[token] for token in ids] + [[token for token in range(V) if token not in ids]] * (k != V)
+                pairs = [(t_TV[t, each].logsumexp(-1), s_TV[t, each].logsumexp(-1)) for each in events if each]
+                kls.append(torch.stack([p.exp() * (p - q) for p, q in pairs]).sum())
+            gated_T = log(2) - torch.nn.functional.softplus(-torch.stack(kls).square() / 2)
+            total = total + share * (polarity(batch, fan_in) * gated_T * share_T).sum()
+        return total
+
+    heard = batch if k is None else narrowed(batch, k)
+    torch.testing.assert_close(learn(recipe, heard).grad_TD, gradient(batch, loss), atol=1e-9, rtol=1e-6)
 
 
 def test_silent_tokens_neither_tell_nor_learn() -> None:
