@@ -20,6 +20,7 @@ import httpx
 
 from preceptor.connection import TIMEOUT, Connection
 from preceptor.resources.artifacts import Artifacts
+from preceptor.resources.debates import Debates
 from preceptor.resources.keys import Keys
 from preceptor.resources.recipes import Recipes
 from preceptor.resources.runs import Runs
@@ -28,7 +29,7 @@ from preceptor.resources.teachers import Teachers
 
 
 class Client:
-    """A control plane, by noun: `runs`, `teachers`, `recipes`, `artifacts`, `skills`, `keys`."""
+    """A control plane, by noun: `runs`, `teachers`, `recipes`, `artifacts`, `skills`, `debates`, `keys`."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Client:
         self.recipes = Recipes(self._connection)
         self.artifacts = Artifacts(self._connection)
         self.skills = Skills(self._connection)
+        self.debates = Debates(self._connection)
         self.keys = Keys(self._connection)
 
     @property

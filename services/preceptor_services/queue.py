@@ -1,7 +1,8 @@
 """The queue between the control plane and its workers: Celery over any server that speaks the Redis protocol.
 
-A message carries one run id and nothing else, so that it can be delivered twice, late, or to any machine: what is to be
-done stands in the database, and the right to do it is the run's lease. Messages are JSON; pickle is never accepted.
+A message carries one id, of a run or a debate, and nothing else, so that it can be delivered twice, late, or to any
+machine: what is to be done stands in the database, and the right to do it is its lease. Messages are JSON; pickle is
+never accepted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from kombu.exceptions import OperationalError
 
 ADVANCE_RUN = "preceptor.advance_run"
 """Name of the task that advances one run; its only argument is the run's id."""
+HOLD_DEBATE = "preceptor.hold_debate"
+"""Name of the task that holds one debate; its only argument is the debate's id."""
 RUNS_QUEUE = "preceptor.runs"
 VISIBILITY_SECONDS = 3600
 """How long the broker waits for an acknowledgement before it hands a message to another worker."""
@@ -32,6 +35,10 @@ class Queue(Protocol):
         """Ask some worker to advance the run. Call it after the commit. Raises QueueUnavailable."""
         ...
 
+    def enqueue_debate(self, debate_id: str) -> None:
+        """Ask some worker to hold the debate. Call it after the commit. Raises QueueUnavailable."""
+        ...
+
 
 class CeleryQueue:
     """Sends by task name, so that the control plane never imports the worker. Safe to share between threads."""
@@ -42,11 +49,17 @@ class CeleryQueue:
         self._app = celery_app(broker_url, visibility_seconds=visibility_seconds)
 
     def enqueue_run(self, run_id: str) -> None:
+        self._send(ADVANCE_RUN, run_id, f"run {run_id}")
+
+    def enqueue_debate(self, debate_id: str) -> None:
+        self._send(HOLD_DEBATE, debate_id, f"debate {debate_id}")
+
+    def _send(self, task: str, id: str, what: str) -> None:
         try:
-            self._app.send_task(ADVANCE_RUN, args=[run_id], retry=True, retry_policy=_PUBLISH_RETRY)
+            self._app.send_task(task, args=[id], retry=True, retry_policy=_PUBLISH_RETRY)
         except (OperationalError, OSError) as error:
             raise QueueUnavailable(
-                f"The broker at {self._where} did not take the message for run {run_id} ({error}). "
+                f"The broker at {self._where} did not take the message for {what} ({error}). "
                 "Start the broker, or correct PRECEPTOR_BROKER_URL."
             ) from error
 

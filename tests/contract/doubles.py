@@ -42,6 +42,9 @@ class FakeQueue:
             raise QueueUnavailable("The broker is down.")
         self.sent.append(run_id)
 
+    def enqueue_debate(self, debate_id: str) -> None:
+        self.enqueue_run(debate_id)
+
 
 class Faculty:
     """Teachers by URL, as a probe would find them."""

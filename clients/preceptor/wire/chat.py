@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from pydantic import Field
 
 from preceptor.errors import Corrupt
 from preceptor.wire.common import Wire
+
+WROTE = "weights-"
+"""What the `system_fingerprint` of our teachers begins with; their weights version follows."""
 
 
 class ChatMessage(Wire):
@@ -43,6 +47,10 @@ class Reply(Wire):
     """Empty where the writer said nothing that is text (a refusal, a call of a tool)."""
     finished: bool
     """False: cut off at `max_tokens`."""
+    weights_version: int | None = None
+    """The version that wrote it, where it is one of our teachers."""
+    tokens: int | None = Field(default=None, ge=0)
+    """Tokens written, as the server counts them; None: it does not say."""
 
 
 def reply_of(answer: object) -> Reply:
@@ -54,4 +62,12 @@ def reply_of(answer: object) -> Reply:
         raise Corrupt("choices[0].message: is missing; the server answers with no chat completion.")
     content: Any = cast("dict[str, Any]", message).get("content")
     finish: Any = cast("dict[str, Any]", choice).get("finish_reason")
-    return Reply(text=content if isinstance(content, str) else "", finished=finish != "length")
+    usage: Any = cast("dict[str, Any]", answer).get("usage")
+    version = re.fullmatch(rf"{WROTE}(\d+)", str(cast("dict[str, Any]", answer).get("system_fingerprint")))
+    tokens: Any = cast("dict[str, Any]", usage).get("completion_tokens") if isinstance(usage, dict) else None
+    return Reply(
+        text=content if isinstance(content, str) else "",
+        finished=finish != "length",
+        tokens=tokens if isinstance(tokens, int) and tokens >= 0 else None,
+        weights_version=None if version is None else int(version[1]),
+    )

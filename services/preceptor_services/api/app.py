@@ -17,6 +17,7 @@ from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api import health, problems
 from preceptor_services.api.artifacts import endpoints as artifacts
 from preceptor_services.api.artifacts.blobs import Blobs
+from preceptor_services.api.debates import endpoints as debates
 from preceptor_services.api.gate import Gate
 from preceptor_services.api.keys import endpoints as keys
 from preceptor_services.api.keys.service import bootstrap
@@ -43,6 +44,7 @@ ROUTERS = (
     recipes.ROUTER,
     artifacts.ROUTER,
     skills.ROUTER,
+    debates.ROUTER,
     keys.ROUTER,
 )
 
@@ -90,7 +92,7 @@ def create_app(
 
     app = FastAPI(
         title="Preceptor",
-        summary="The control plane: runs, teachers, recipes, artifacts, skill banks, keys.",
+        summary="The control plane: runs, teachers, recipes, artifacts, skill banks, debates, keys.",
         description="Send a key as `Authorization: Bearer KEY`. Every error is a problem (RFC 9457).",
         version="1",
         lifespan=lifespan,

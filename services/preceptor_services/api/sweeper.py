@@ -10,6 +10,8 @@ from sqlalchemy import or_, select
 from starlette.concurrency import run_in_threadpool
 
 from preceptor.wire.runs import RunState
+from preceptor_services.api.debates import leases as debate_leases
+from preceptor_services.api.debates import service as debates
 from preceptor_services.api.keys import service as keys
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, leases
@@ -42,29 +44,38 @@ def sweep(plane: Plane) -> None:
 
 
 def end_leases(plane: Plane) -> None:
-    """Queue runs again whose worker is silent."""
-    with plane.database.unit(writes=False) as unit:
-        due = leases.expired(unit.session, plane.clock())
-    for run_id in due:
-        with plane.database.unit(writes=True) as unit:
-            unit.after_commit(plane.bell.ring)
-            if leases.expire(plane, unit, run_id):
-                log.warning("The lease on run %s ended; it is queued again", run_id)
+    """Queue runs and debates again whose worker is silent."""
+    for module in (leases, debate_leases):
+        with plane.database.unit(writes=False) as unit:
+            due = module.expired(unit.session, plane.clock())
+        for each in due:
+            with plane.database.unit(writes=True) as unit:
+                unit.after_commit(plane.bell.ring)
+                if module.expire(plane, unit, each):
+                    log.warning("The lease on %s ended; it is queued again", each)
 
 
 def send_again(plane: Plane) -> None:
     """Send messages that the broker did not take, or that it may have lost: twice does no harm, never does."""
-    table = models.Run
-    long_ago = plane.clock() - timedelta(seconds=plane.settings.requeue_seconds)
-    waiting = table.state == RunState.QUEUED.value
-    late = or_(table.enqueued_at.is_(None), table.enqueued_at <= long_ago)
-    with plane.database.unit(writes=False) as unit:
-        due = list(unit.session.scalars(select(table.id).where(waiting, late).order_by(table.created_at).limit(BATCH)))
-    for run_id in due:
+    for run_id in _waiting(plane, models.Run):
         with plane.database.unit(writes=True) as unit:
             run = history.get(unit.session, run_id, lock=True)
             if run.state == RunState.QUEUED.value:
                 enqueue(plane, unit, run)
+    for debate_id in _waiting(plane, models.Debate):
+        with plane.database.unit(writes=True) as unit:
+            debate = debates.get(unit.session, debate_id, lock=True)
+            if debate.state == RunState.QUEUED.value:
+                debates.enqueue(plane, unit, debate)
+
+
+def _waiting(plane: Plane, table: type[models.Run] | type[models.Debate]) -> list[str]:
+    """What is queued and was not sent, or long ago."""
+    long_ago = plane.clock() - timedelta(seconds=plane.settings.requeue_seconds)
+    late = or_(table.enqueued_at.is_(None), table.enqueued_at <= long_ago)
+    query = select(table.id).where(table.state == RunState.QUEUED.value, late)
+    with plane.database.unit(writes=False) as unit:
+        return list(unit.session.scalars(query.order_by(table.created_at).limit(BATCH)))
 
 
 def write_key_uses(plane: Plane) -> None:

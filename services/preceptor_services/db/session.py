@@ -10,6 +10,7 @@ unit that may write therefore asks for the write lock when it begins (`BEGIN IMM
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -75,6 +76,13 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
+
+
+def one_at_a_time(session: Session, name: str) -> None:
+    """Hold up others with this name until the unit of work ends. On SQLite there is only ever one writer."""
+    if session.get_bind().dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def database_url(url: str) -> URL:

@@ -50,7 +50,7 @@ def carry_out(grant: LeaseGrant, bench: Bench, ranks: Ranks | None = None) -> bo
     the first of those that train the run."""
     run_id, ended = grant.run.id, False
     _log.info("run %s: lease taken, fence %d, attempt %d", run_id, grant.fence, grant.run.attempt)
-    with Lease(bench.client, grant) as lease:
+    with Lease.on_run(bench.client, grant) as lease:
         try:
             ended = _advance(grant, lease, bench, ranks)
         except LeaseLost as error:

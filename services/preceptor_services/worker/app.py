@@ -1,4 +1,4 @@
-"""The worker's Celery application: one run at a time in a thread, the broker served from the main thread meanwhile.
+"""The worker's Celery application: one run or debate at a time in a thread, the broker served from the main thread.
 
 The pool is a pool of one thread. A process pool would fork after torch has started threads, and would leave children
 behind when the worker is killed; `solo` would stop answering the broker for as long as a run takes.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task, signals
 
 from preceptor.errors import Overloaded, PreceptorError, ServerFault, Unreachable
-from preceptor_services.queue import ADVANCE_RUN, celery_app, without_password
+from preceptor_services.queue import ADVANCE_RUN, HOLD_DEBATE, celery_app, without_password
 from preceptor_services.worker.advance import advance
 from preceptor_services.worker.bench import Bench, open_bench
+from preceptor_services.worker.debate import hold
 from preceptor_services.worker.settings import WorkerSettings
 
 RETRY_SECONDS = 5
@@ -23,20 +25,28 @@ _log = logging.getLogger(__name__)
 
 
 def create_worker(settings: WorkerSettings, bench: Bench) -> Celery:
-    """The Celery application with its one task."""
+    """The Celery application with its tasks: one advances a run, the other holds a debate."""
     app = celery_app(settings.broker_url.get_secret_value(), visibility_seconds=settings.visibility_timeout)
 
     @app.task(name=ADVANCE_RUN, bind=True, max_retries=None)
     def advance_run(task: Task, run_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
-        try:
-            advance(run_id, bench)
-        except (Unreachable, Overloaded, ServerFault) as error:
-            _log.warning("run %s: no lease could be asked for (%s); trying again in %d s", run_id, error, RETRY_SECONDS)
-            raise task.retry(countdown=RETRY_SECONDS) from error
-        except PreceptorError as error:  # a key that was revoked, for one: the run stays queued for others
-            _log.error("run %s: no lease could be taken (%s)", run_id, error)
+        _take_up(task, f"run {run_id}", lambda: advance(run_id, bench))
+
+    @app.task(name=HOLD_DEBATE, bind=True, max_retries=None)
+    def hold_debate(task: Task, debate_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
+        _take_up(task, f"debate {debate_id}", lambda: hold(debate_id, bench))
 
     return app
+
+
+def _take_up(task: Task, what: str, do: Callable[[], object]) -> None:
+    try:
+        do()
+    except (Unreachable, Overloaded, ServerFault) as error:
+        _log.warning("%s: no lease could be asked for (%s); trying again in %d s", what, error, RETRY_SECONDS)
+        raise task.retry(countdown=RETRY_SECONDS) from error
+    except PreceptorError as error:  # a key that was revoked, for one: it stays queued for others
+        _log.error("%s: no lease could be taken (%s)", what, error)
 
 
 def run_worker(settings: WorkerSettings, *, log_format: logging.Formatter) -> int:

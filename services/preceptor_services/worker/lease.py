@@ -1,4 +1,4 @@
-"""The right to advance one run, kept alive by a thread."""
+"""The right to advance one run, or to hold one debate, kept alive by a thread."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ Endpoints = Mapping[str, Sequence[ReplicaAddress]]
 class Lease:
     """Heartbeats while it is open. Once `lost` is set nothing may be reported any more."""
 
-    def __init__(self, client: Client, grant: LeaseGrant) -> None:
-        self._client = client
-        self._run_id = grant.run.id
-        self.fence = grant.fence
-        self._ttl_seconds = grant.ttl_seconds
-        self._good_until = time.monotonic() + grant.ttl_seconds
+    def __init__(self, what: str, fence: int, ttl_seconds: float, beat: Callable[[], LeaseStatus]) -> None:
+        """`what` it is a lease on, as logs and errors call it; `beat` sends a heartbeat."""
+        self._what = what
+        self.fence = fence
+        self._ttl_seconds = ttl_seconds
+        self._send_beat = beat
+        self._good_until = time.monotonic() + ttl_seconds
         self._closing = threading.Event()
         self.lost = threading.Event()
         self.cancel = False
@@ -43,7 +44,13 @@ class Lease:
         self._endpoints: Endpoints | None = None
         self._follow: Callable[[Endpoints], Callable[[], None]] | None = None
         self._following = threading.Lock()
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{self._run_id}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"lease on {what}", daemon=True)
+
+    @classmethod
+    def on_run(cls, client: Client, grant: LeaseGrant) -> Lease:
+        """A run's."""
+        run_id, fence = grant.run.id, grant.fence
+        return cls(f"run {run_id}", fence, grant.ttl_seconds, lambda: client.runs.heartbeat(run_id, fence))
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -56,9 +63,9 @@ class Lease:
         self._thread.join(timeout=JOIN_SECONDS)
 
     def check(self) -> None:
-        """Raises LeaseLost when the run is no longer ours."""
+        """Raises LeaseLost when it is no longer ours."""
         if self.lost.is_set():
-            raise LeaseLost(f"The lease on run {self._run_id} (fence {self.fence}) has ended.")
+            raise LeaseLost(f"The lease on {self._what} (fence {self.fence}) has ended.")
 
     def heard(self, status: LeaseStatus) -> None:
         """Take note of what the control plane last said."""
@@ -111,22 +118,22 @@ class Lease:
                 self.lost.set()
                 raise
             except PASSING as error:
-                _log.warning("run %s: a report did not get through (%s); trying again", self._run_id, error)
+                _log.warning("%s: a report did not get through (%s); trying again", self._what, error)
                 self.lost.wait(wait_seconds)
                 wait_seconds = min(wait_seconds * 2, 5.0)
 
     def _beat(self) -> None:
         while not self._closing.wait(self._ttl_seconds / BEATS_PER_TTL):
             try:
-                self.heard(self._client.runs.heartbeat(self._run_id, self.fence))
+                self.heard(self._send_beat())
             except Conflict as error:
                 return self._lose(error)
             except PreceptorError as error:
-                _log.warning("run %s: a heartbeat did not get through (%s)", self._run_id, error)
+                _log.warning("%s: a heartbeat did not get through (%s)", self._what, error)
                 if time.monotonic() > self._good_until:
                     return self._lose(error)
 
     def _lose(self, error: PreceptorError) -> None:
         if not self._closing.is_set():
-            _log.warning("run %s: lease lost (%s); nothing more is reported", self._run_id, error)
+            _log.warning("%s: lease lost (%s); nothing more is reported", self._what, error)
         self.lost.set()

@@ -72,7 +72,7 @@ def _for_a_worker(work: Path, bench: Bench, ranks: Ranks) -> None:
     if not ranks.first:
         train_along(grant, work, bench, ranks)
         return
-    with Lease(bench.client, grant) as lease:
+    with Lease.on_run(bench.client, grant) as lease:
         reporter = RunReporter(bench.client, grant, lease, bench.stopping)
         ended = train_here(grant, lease, reporter, work, bench, ranks)
     (work / ENDED).write_bytes(HOW_IT_ENDED.dump_json(ended))

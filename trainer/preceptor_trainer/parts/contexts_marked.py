@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from preceptor_trainer.parts.contexts import asked, corrupted, filled, question
-from preceptor_trainer.parts.contexts_written import tagged
+from preceptor.texts import filled, tagged
+from preceptor_trainer.parts.contexts import asked, corrupted, question
 from preceptor_trainer.recipe import REWARD, Context
 from preceptor_trainer.views import Ask, ContextView, Message, Prompt
 

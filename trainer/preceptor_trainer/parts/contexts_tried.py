@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from preceptor_trainer.parts.contexts import Shown, asked, corrupted, filled
+from preceptor.texts import filled, without_thinking
+from preceptor_trainer.parts.contexts import Shown, asked, corrupted
 from preceptor_trainer.recipe import GROUP, REWARD, SingleContext
 from preceptor_trainer.views import ContextView, Message
 
@@ -102,8 +102,3 @@ def peers(view: ContextView, correct: bool, most: int) -> list[str]:
     texts = [without_thinking(each.text) for each in others if each.verdict and each.verdict.correct == correct]
     found = [text for text in texts if text]
     return view.rng.sample(found, min(most, len(found))) if found and most else []
-
-
-def without_thinking(text: str) -> str:
-    """What a model said once it had thought: the text without `<think> ... </think>`."""
-    return re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL).strip()

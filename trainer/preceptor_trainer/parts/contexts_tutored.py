@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from preceptor_trainer.parts.contexts import corrupted, filled, question
+from preceptor.texts import filled, tagged
+from preceptor_trainer.parts.contexts import corrupted, question
 from preceptor_trainer.parts.contexts_tried import Reprompt
-from preceptor_trainer.parts.contexts_written import tagged
 from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.views import Ask, ContextView, Message, Task
 

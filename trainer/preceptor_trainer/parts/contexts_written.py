@@ -18,8 +18,8 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from preceptor_trainer.parts.contexts import Shown, asked, corrupted, filled, question
-from preceptor_trainer.parts.contexts_tried import without_thinking
+from preceptor.texts import filled, tagged
+from preceptor_trainer.parts.contexts import Shown, asked, corrupted, question
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.views import Ask, ContextView, Message, Prompt
 
@@ -202,15 +202,3 @@ class Debate(Context, kind="debate"):
 
     def _confidence(self, view: ContextView, debater: str) -> float:
         return int(view.replies[f"{self.rounds - 1}/{debater}"].partition(" ")[0]) / 100
-
-
-def tagged(reply: str, tag: str) -> str:
-    """What stands between `<tag>` and `</tag>` in a reply, whatever else it thought or said.
-
-    Raises ValueError where that is there not at all, more than once, or empty.
-    """
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", without_thinking(reply), re.DOTALL)
-    if len(found) != 1 or not found[0].strip():
-        what = "is empty" if len(found) == 1 else f"is there {len(found)} times"
-        raise ValueError(f"<{tag}> ... </{tag}> {what} in the reply")
-    return found[0].strip()

@@ -10,9 +10,9 @@ from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
+from preceptor.texts import filled, without_thinking
 from preceptor.wire.skills import SkillCreate, SkillSource
-from preceptor_trainer.parts.contexts import filled, question
-from preceptor_trainer.parts.contexts_tried import without_thinking
+from preceptor_trainer.parts.contexts import question
 from preceptor_trainer.recipe import State
 from preceptor_trainer.views import Ask, Message, Rollout, Task
 

@@ -15,13 +15,12 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, LeaseLost
 from preceptor.wire import runs as wire
-from preceptor.wire.teachers import TeacherKind
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import enqueue, shown
 from preceptor_services.api.teachers import service as teachers
-from preceptor_services.api.teachers.states import addresses, in_use, places
+from preceptor_services.api.teachers.states import addresses, endpoint_of
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 
@@ -91,17 +90,10 @@ def _why_not(session: Session, run_id: str, at: datetime) -> Conflict:
 
 def _endpoint(session: Session, run_id: str, role: str, name: str) -> wire.TeacherEndpoint:
     teacher = teachers.find(session, name)
-    if teacher is None or teacher.card is None:
+    endpoint = None if teacher is None else endpoint_of(teacher)
+    if endpoint is None:
         raise Conflict(f"Run {run_id} needs teacher {name} as {role}, which is not registered any more.")
-    first, *others = in_use(places(teacher))
-    return wire.TeacherEndpoint(
-        name=name,
-        url=first.url,
-        kind=TeacherKind(teacher.kind),
-        key_env=first.key_env,
-        replicas=tuple(others),
-        card=teacher.card,
-    )
+    return endpoint
 
 
 def held(session: Session, run_id: str, fence: int) -> models.Run:

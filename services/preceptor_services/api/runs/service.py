@@ -7,7 +7,7 @@ import json
 import logging
 from functools import partial
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict
@@ -23,7 +23,7 @@ from preceptor_services.api.runs.roles import Roles, roles_of, rows
 from preceptor_services.api.runs.training_checks import check_alone, moved
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
-from preceptor_services.db.session import Unit
+from preceptor_services.db.session import Unit, one_at_a_time
 from preceptor_services.queue import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
     session, at = unit.session, plane.clock()
     hashed = _hash(wish)
     if idempotency_key is not None:
-        _one_at_a_time(session, f"{key_id}/{idempotency_key}")
+        one_at_a_time(session, f"{key_id}/{idempotency_key}")
         table = models.Run
         held = session.scalar(select(table).where(table.created_by == key_id, table.idempotency_key == idempotency_key))
         if held is not None:
@@ -108,7 +108,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
             return _shown(session, held)
     asked = Roles(wish.teachers, wish.fallbacks, wish.sampler)
     for name in sorted({*asked.registered.values(), *asked.fallbacks.values()}):
-        _one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
+        one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
     accepted = check(session, wish)
     run_id = new_id("run")
     run = models.Run(
@@ -265,10 +265,3 @@ def _send(plane: Plane, run_id: str) -> None:
 def _hash(wish: wire.RunCreate) -> str:
     canonical = json.dumps(json.loads(wish.model_dump_json()), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _one_at_a_time(session: Session, name: str) -> None:
-    """Hold up others with this name until the unit of work ends. On SQLite there is only ever one writer."""
-    if session.get_bind().dialect.name == "postgresql":
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})

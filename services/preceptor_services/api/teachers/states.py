@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from preceptor.wire.runs import ReplicaAddress
+from preceptor.wire.runs import ReplicaAddress, TeacherEndpoint
 from preceptor.wire.teachers import Replica, Teacher, TeacherKind, TeacherState
 from preceptor_services.db import models
 
@@ -83,6 +83,21 @@ def in_use(places: Sequence[Place]) -> tuple[ReplicaAddress, ...]:
     best = min((BEST_FIRST.index(each.state) for each in places), default=0)
     found = (each for each in places if each.state is BEST_FIRST[best])
     return tuple(ReplicaAddress(url=each.url, key_env=each.key_env) for each in found)
+
+
+def endpoint_of(teacher: models.Teacher) -> TeacherEndpoint | None:
+    """How a worker reaches a teacher; None: it was never probed."""
+    if teacher.card is None:
+        return None
+    first, *others = in_use(places(teacher))
+    return TeacherEndpoint(
+        name=teacher.name,
+        url=first.url,
+        kind=TeacherKind(teacher.kind),
+        key_env=first.key_env,
+        replicas=tuple(others),
+        card=teacher.card,
+    )
 
 
 def addresses(session: Session, run_id: str) -> dict[str, tuple[ReplicaAddress, ...]]:

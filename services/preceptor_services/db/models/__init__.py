@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from preceptor_services.db.columns import Base
 from preceptor_services.db.models.artifacts import Artifact, Blob
+from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
 from preceptor_services.db.models.skills import (
@@ -20,6 +21,9 @@ __all__ = [
     "Artifact",
     "Base",
     "Blob",
+    "Debate",
+    "DebateTemplate",
+    "DebateTurn",
     "Endpoint",
     "Evaluation",
     "Event",

@@ -43,7 +43,7 @@ class Runs:
 
 def lease_on(runs: Runs, ttl_seconds: float) -> Lease:
     grant = SimpleNamespace(run=SimpleNamespace(id="run-1"), fence=7, ttl_seconds=ttl_seconds)
-    return Lease(cast(Client, SimpleNamespace(runs=runs)), cast(LeaseGrant, grant))
+    return Lease.on_run(cast(Client, SimpleNamespace(runs=runs)), cast(LeaseGrant, grant))
 
 
 def test_it_beats_while_it_is_open_and_hears_of_a_cancel() -> None:

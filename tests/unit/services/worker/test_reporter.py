@@ -62,7 +62,7 @@ def reporter_on(runs: Runs, *, checkpoint: int | None, attempt: int) -> tuple[Ru
     recorded = runs.recorded[-1].step if runs.recorded else 0
     grant = cast(LeaseGrant, SimpleNamespace(run=run, fence=7, ttl_seconds=60.0, recorded_step=recorded))
     client, stopping = cast(Client, SimpleNamespace(runs=runs)), threading.Event()
-    return RunReporter(client, grant, Lease(client, grant), stopping), stopping
+    return RunReporter(client, grant, Lease.on_run(client, grant), stopping), stopping
 
 
 def test_a_first_attempt_notes_nothing() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from preceptor.texts import tagged
 from preceptor_trainer.parts.contexts_marked import Marked
 from preceptor_trainer.parts.contexts_tutored import Tutored, anchored
-from preceptor_trainer.parts.contexts_written import Critique, Debate, Rubric, tagged
+from preceptor_trainer.parts.contexts_written import Critique, Debate, Rubric
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
 

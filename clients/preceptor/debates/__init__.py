@@ -1,0 +1,1 @@
+"""Debates between teachers: how one goes, whoever holds it."""

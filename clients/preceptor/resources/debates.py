@@ -1,0 +1,111 @@
+"""Debates: start them, see what was said, and, for a worker, hold them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from uuid import uuid4
+
+from preceptor.connection import Connection
+from preceptor.errors import PreceptorError
+from preceptor.wire.common import Page
+from preceptor.wire.debates import (
+    Debate,
+    DebateCreate,
+    DebateFinish,
+    DebateGrant,
+    DebateState,
+    DebateTemplate,
+    DebateTemplateCreate,
+    DebateTurn,
+    StoredTemplate,
+    TurnsReport,
+)
+from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
+
+
+class Debates:
+    """Debates of the control plane."""
+
+    def __init__(self, connection: Connection, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._connection = connection
+        self._sleep = sleep
+
+    # -- for whoever has a question -----------------------------------------------------------------------------------
+
+    def start(self, create: DebateCreate, *, idempotency_key: str | None = None) -> Debate:
+        """Queue a debate; where the same one was held before, it comes back at once with what came of that.
+
+        The same key with the same wish gives the same debate. Raises Invalid, naming the field, where the wish cannot
+        be carried out; Conflict where the key was used for another wish.
+        """
+        key = idempotency_key or uuid4().hex
+        return self._connection.post(
+            Debate, "/v1/debates", create, headers={"Idempotency-Key": key}, twice_is_once=True
+        )
+
+    def list(self, *, state: DebateState | None = None) -> Iterator[Debate]:
+        """All debates, newest first, without what was said; fetched page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._connection.get(Page[Debate], "/v1/debates", params={"state": state, "cursor": cursor})
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def get(self, debate_id: str) -> Debate:
+        """One debate, with what was said so far. Raises NotFound."""
+        return self._connection.get(Debate, f"/v1/debates/{debate_id}")
+
+    def cancel(self, debate_id: str) -> Debate:
+        """Ask for it to be cancelled: at once while it is queued, after the round in hand while it is running."""
+        return self._connection.post(Debate, f"/v1/debates/{debate_id}/cancel", twice_is_once=True)
+
+    def wait(self, debate_id: str, *, seconds: float = 600.0, every: float = 0.5) -> Debate:
+        """The debate once it has ended. Raises PreceptorError where it has not within so many seconds."""
+        until = time.monotonic() + seconds
+        while not (debate := self.get(debate_id)).state.ended:
+            if time.monotonic() > until:
+                raise PreceptorError(
+                    f"Debate {debate_id} is {debate.state.value} after {seconds:g} s.",
+                    remedy="Is a worker free? Debates and runs wait in one queue.",
+                )
+            self._sleep(every)
+        return debate
+
+    def store_template(self, name: str, template: DebateTemplate) -> StoredTemplate:
+        """Store the next version of a template; the latest again where it says the same."""
+        wish = DebateTemplateCreate(name=name, template=template)
+        return self._connection.post(StoredTemplate, "/v1/debate-templates", wish, twice_is_once=True)
+
+    def templates(self) -> tuple[StoredTemplate, ...]:
+        """All versions of all templates, by name."""
+        return self._connection.get(tuple[StoredTemplate, ...], "/v1/debate-templates")
+
+    def template(self, pinned: str) -> StoredTemplate:
+        """A template, as `name@version`, or `name` for its latest version. Raises NotFound."""
+        return self._connection.get(StoredTemplate, f"/v1/debate-templates/{pinned}")
+
+    # -- for a worker -------------------------------------------------------------------------------------------------
+
+    def lease(self, debate_id: str, worker: str) -> DebateGrant:
+        """Take the right to hold a debate. Raises Conflict where another worker has it, or there is nothing to do."""
+        return self._connection.post(DebateGrant, f"/v1/debates/{debate_id}/lease", LeaseRequest(worker=worker))
+
+    def heartbeat(self, debate_id: str, fence: int) -> LeaseStatus:
+        """Keep the lease. Raises LeaseLost where it has ended."""
+        answer = self._connection.send("PUT", f"/v1/debates/{debate_id}/lease", body=Heartbeat(fence=fence))
+        return self._connection.parse(LeaseStatus, answer)
+
+    def release(self, debate_id: str, fence: int) -> None:
+        """Give the lease back: the debate is queued again."""
+        self._connection.send("DELETE", f"/v1/debates/{debate_id}/lease", params={"fence": fence})
+
+    def record(self, debate_id: str, fence: int, turns: Sequence[DebateTurn]) -> LeaseStatus:
+        """Record what was said. What is recorded already is left as it is."""
+        report = TurnsReport(fence=fence, turns=tuple(turns))
+        return self._connection.post(LeaseStatus, f"/v1/debates/{debate_id}/turns", report, twice_is_once=True)
+
+    def finish(self, debate_id: str, finish: DebateFinish) -> Debate:
+        """End the debate and the lease."""
+        return self._connection.post(Debate, f"/v1/debates/{debate_id}/finish", finish, twice_is_once=True)

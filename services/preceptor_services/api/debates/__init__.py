@@ -1,0 +1,1 @@
+"""Debates: a question, the teachers that discuss it, what they said."""

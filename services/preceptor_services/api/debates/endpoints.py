@@ -1,0 +1,146 @@
+"""Debates over HTTP: for whoever has a question, and for the worker that holds the debate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Body, Path, Query
+
+from preceptor.wire.common import Page
+from preceptor.wire.debates import (
+    Debate,
+    DebateCreate,
+    DebateFinish,
+    DebateGrant,
+    DebateState,
+    DebateTemplateCreate,
+    StoredTemplate,
+    TurnsReport,
+)
+from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
+from preceptor_services.api.debates import leases, service, templates
+from preceptor_services.api.deps import LIMIT, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
+from preceptor_services.api.runs.endpoints import IdempotencyKey
+
+ROUTER = router("debates")
+_WISH = Body(
+    openapi_examples={
+        "blind": {"value": {"question": "What is 17 * 23?", "teachers": ["sums", "steps"]}},
+        "sighted": {
+            "value": {
+                "question": "What is 17 * 23?",
+                "attempt": "17 * 23 = 381",
+                "teachers": ["sums", "steps", "sceptic"],
+                "template": "panel",
+                "overrides": {"rounds": 2},
+                "budget": {"tokens": 8000, "seconds": 120},
+            }
+        },
+    }
+)
+_TEMPLATE = Body(
+    openapi_examples={
+        "short": {
+            "value": {
+                "name": "short",
+                "template": {
+                    "ask": "{question}\n{debate}\nReply with <argument>, </argument>, <confidence>, </confidence>.",
+                    "ask_sighted": "{question}\nTried: {attempt}\n{debate}\n"
+                    "Reply with <argument>, </argument>, <confidence>, </confidence>.",
+                },
+            }
+        }
+    }
+)
+_FINISH = Body(openapi_examples={"cancelled": {"value": {"fence": 1, "state": "cancelled"}}})
+Pinned = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9})?$")]
+
+
+@ROUTER.post("/debates", status_code=201)
+def start_debate(
+    wish: Annotated[DebateCreate, _WISH],
+    caller: Runner,
+    plane: PlaneDep,
+    unit: UnitDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Debate:
+    """Check a wish for a debate and queue it. The same debate, held before, is the answer at once (`cached_from`)."""
+    return service.start(plane, unit, wish, caller.key_id, idempotency_key)
+
+
+@ROUTER.get("/debates")
+def list_debates(
+    caller: Reader,
+    unit: UnitDep,
+    state: Annotated[DebateState | None, Query()] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> Page[Debate]:
+    """Debates, newest first, without what was said."""
+    return service.page(unit.session, state=state, limit=limit, cursor=cursor)
+
+
+@ROUTER.get("/debates/{debate_id}")
+def show_debate(debate_id: str, caller: Reader, unit: UnitDep) -> Debate:
+    """One debate, with what was said so far."""
+    return service.show(unit.session, debate_id)
+
+
+@ROUTER.post("/debates/{debate_id}/cancel")
+def cancel_debate(debate_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Debate:
+    """Cancel: at once while no worker has the debate, after the round in hand otherwise."""
+    return service.cancel(plane, unit, debate_id)
+
+
+@ROUTER.post("/debate-templates", status_code=201)
+def store_debate_template(
+    wish: Annotated[DebateTemplateCreate, _TEMPLATE], caller: Runner, plane: PlaneDep, unit: UnitDep
+) -> StoredTemplate:
+    """Store a template: the next version under its name. Versions never change."""
+    return templates.store(unit.session, wish, plane.clock())
+
+
+@ROUTER.get("/debate-templates")
+def list_debate_templates(caller: Reader, unit: UnitDep) -> tuple[StoredTemplate, ...]:
+    """All versions of all templates, by name."""
+    return templates.every(unit.session)
+
+
+@ROUTER.get("/debate-templates/{pinned}")
+def show_debate_template(pinned: Pinned, caller: Reader, unit: UnitDep) -> StoredTemplate:
+    """A template, as `name@version`, or `name` for its latest version."""
+    return templates.find(unit.session, pinned)
+
+
+@ROUTER.post("/debates/{debate_id}/lease")
+def take_debate(debate_id: str, wish: LeaseRequest, caller: Runner, plane: PlaneDep, unit: UnitDep) -> DebateGrant:
+    """For a worker: take the right to hold a debate. 409 where another has it, or there is nothing to do."""
+    return leases.take(plane, unit, debate_id, wish.worker)
+
+
+@ROUTER.put("/debates/{debate_id}/lease")
+def keep_debate(debate_id: str, beat: Heartbeat, caller: Runner, plane: PlaneDep, unit: UnitDep) -> LeaseStatus:
+    """For a worker: a heartbeat. 409 where the lease has ended."""
+    return leases.beat(plane, unit, debate_id, beat.fence)
+
+
+@ROUTER.delete("/debates/{debate_id}/lease", status_code=204)
+def release_debate(
+    debate_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep, fence: Annotated[int, Query(ge=0, le=2**53 - 1)]
+) -> None:
+    """For a worker: give the lease back. The debate is queued again, for any worker."""
+    leases.release(plane, unit, debate_id, fence)
+
+
+@ROUTER.post("/debates/{debate_id}/turns")
+def record_turns(debate_id: str, report: TurnsReport, caller: Runner, plane: PlaneDep, unit: UnitDep) -> LeaseStatus:
+    """For a worker: record what was said. What is recorded already is left as it is."""
+    return leases.record(plane, unit, debate_id, report)
+
+
+@ROUTER.post("/debates/{debate_id}/finish")
+def finish_debate(
+    debate_id: str, finish: Annotated[DebateFinish, _FINISH], caller: Runner, plane: PlaneDep, unit: UnitDep
+) -> Debate:
+    """For a worker: end the debate and the lease."""
+    return leases.finish(plane, unit, debate_id, finish)

@@ -1,0 +1,185 @@
+"""Who may hold a debate: one worker at a time, under a number that only grows, as for runs (`api/runs/leases.py`).
+
+What was said is recorded turn by turn under that number. The first record of a turn stays, and whoever takes the debate
+up goes on after it, so that no answer is counted twice.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Conflict, Invalid, LeaseLost
+from preceptor.wire import debates as wire
+from preceptor.wire.runs import LeaseStatus, TeacherEndpoint
+from preceptor_services.api.debates import checks
+from preceptor_services.api.debates.service import enqueue, get, shown, turns_of
+from preceptor_services.api.plane import Plane
+from preceptor_services.api.teachers import service as teachers
+from preceptor_services.api.teachers.states import endpoint_of
+from preceptor_services.db import models
+from preceptor_services.db.session import Unit
+
+State = wire.DebateState
+UNCACHED = ("unavailable", "late")
+"""What may go better another time: a debate that lacks somebody for such a reason is not given out again."""
+
+
+def take(plane: Plane, unit: Unit, debate_id: str, worker: str) -> wire.DebateGrant:
+    """Give a worker the right to hold a debate. Raises Conflict where another has it, or there is nothing to do."""
+    session, at = unit.session, plane.clock()
+    get(session, debate_id)
+    table = models.Debate
+    until = at + timedelta(seconds=plane.settings.lease_seconds)
+    expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & table.cancel_requested.is_(False)
+    taken: dict[Any, Any] = {
+        table.state: State.RUNNING.value,
+        table.worker: worker,
+        table.fence: table.fence + 1,
+        table.attempt: table.attempt + 1,
+        table.lease_until: until,
+        table.started_at: func.coalesce(table.started_at, at),
+        table.updated_at: at,
+    }
+    query = update(table).where(table.id == debate_id, (table.state == State.QUEUED.value) | expired).values(taken)
+    result = session.execute(query, execution_options={"synchronize_session": False})
+    assert isinstance(result, CursorResult)
+    debate = session.get_one(table, debate_id, populate_existing=True)
+    if result.rowcount != 1:
+        by = f", held by {debate.worker} until {debate.lease_until}" if debate.state == State.RUNNING.value else ""
+        raise Conflict(f"Debate {debate_id} is {debate.state}{by}; there is nothing to take.", field="state")
+    assert debate.started_at is not None, "it was just taken"
+    return wire.DebateGrant(
+        debate=shown(debate, turns_of(session, debate)),
+        fence=debate.fence,
+        until=until,
+        ttl_seconds=plane.settings.lease_seconds,
+        elapsed_seconds=(at - debate.started_at).total_seconds(),
+        teachers=_endpoints(session, debate),
+    )
+
+
+def _endpoints(session: Session, debate: models.Debate) -> dict[str, TeacherEndpoint]:
+    """Whom to ask; a debater that is not registered any more is absent."""
+    found = {name: teachers.find(session, name) for name in debate.wish.teachers}
+    reached = {name: None if each is None else endpoint_of(each) for name, each in found.items()}
+    return {name: each for name, each in reached.items() if each is not None}
+
+
+def held(session: Session, debate_id: str, fence: int) -> models.Debate:
+    """The debate, locked, for the worker that holds its lease. Raises LeaseLost for any other."""
+    debate = get(session, debate_id, lock=True)
+    if debate.state != State.RUNNING.value or debate.fence != fence:
+        now = f"is {debate.state}, at fence {debate.fence}"
+        raise LeaseLost(
+            f"The lease with fence {fence} on debate {debate_id} has ended: the debate {now}.",
+            field="fence",
+            remedy="Stop, and report nothing more.",
+        )
+    return debate
+
+
+def beat(plane: Plane, unit: Unit, debate_id: str, fence: int) -> LeaseStatus:
+    """The worker is alive."""
+    return _beat(plane, held(unit.session, debate_id, fence))
+
+
+def _beat(plane: Plane, debate: models.Debate) -> LeaseStatus:
+    debate.lease_until = until = plane.clock() + timedelta(seconds=plane.settings.lease_seconds)
+    return LeaseStatus(until=until, cancel=debate.cancel_requested)
+
+
+def record(plane: Plane, unit: Unit, debate_id: str, report: wire.TurnsReport) -> LeaseStatus:
+    """Record turns. One that is recorded already stays as it is."""
+    session, at = unit.session, plane.clock()
+    debate = held(session, debate_id, report.fence)
+    known = {(turn.round, turn.debater) for turn in turns_of(session, debate)}
+    for index, turn in enumerate(report.turns):
+        if turn.debater not in debate.wish.teachers:
+            field = f"turns.{index}.debater"
+            raise Invalid(f"{field}: {turn.debater} does not take part in debate {debate_id}.", field=field)
+        if turn.round > debate.template.template.rounds:
+            field = f"turns.{index}.round"
+            raise Invalid(f"{field}: the debate has {debate.template.template.rounds} rounds.", field=field)
+        if (turn.round, turn.debater) in known:
+            continue
+        known.add((turn.round, turn.debater))
+        where = {"debate_id": debate_id, "round": turn.round, "debater": turn.debater}
+        session.add(models.DebateTurn(**where, at=at, fence=report.fence, turn=turn))
+        debate.updated_at = at
+    status = _beat(plane, debate)
+    session.flush()
+    return status
+
+
+def finish(plane: Plane, unit: Unit, debate_id: str, report: wire.DebateFinish) -> wire.Debate:
+    """End the debate and the lease."""
+    session, at = unit.session, plane.clock()
+    debate = get(session, debate_id, lock=True)
+    if debate.fence == report.fence and debate.state == report.state.value:
+        return shown(debate, turns_of(session, debate))  # the answer was lost, and the worker asks again
+    debate = held(session, debate_id, report.fence)
+    if report.state is State.FAILED and report.error is None:
+        raise Invalid("error: a debate that failed needs one.", field="error", remedy="Say why it failed.")
+    if report.state is State.SUCCEEDED and report.result is None:
+        raise Invalid("result: a debate that succeeded needs one.", field="result", remedy="Say what came of it.")
+    debate.state, debate.lease_until, debate.updated_at, debate.finished_at = report.state.value, None, at, at
+    debate.error, debate.result, debate.cancel_requested = report.error, report.result, False
+    turns = turns_of(session, debate)
+    if report.state is not State.SUCCEEDED or not _may_be_given_again(session, debate, turns):
+        debate.cache_key = None
+    session.flush()
+    return shown(debate, turns)
+
+
+def _may_be_given_again(session: Session, debate: models.Debate, turns: tuple[wire.DebateTurn, ...]) -> bool:
+    """Whether nobody failed who might not another time, time did not cut it, and all spoke as the teachers that they
+    were when it was submitted."""
+    found = {name: teachers.find(session, name) for name in debate.wish.teachers}
+    cards = {name: each.card for name, each in found.items() if each is not None and each.card is not None}
+    known = checks.cache_key(debate.wish, debate.template, checks.versions_of(cards))
+    moved = any(
+        turn.weights_version is not None and turn.weights_version != cards[turn.debater].weights_version
+        for turn in turns
+        if turn.debater in cards
+    )
+    cut = debate.result is not None and debate.result.ended == "time_budget"
+    return known == debate.cache_key and not moved and not cut and all(turn.missing not in UNCACHED for turn in turns)
+
+
+def release(plane: Plane, unit: Unit, debate_id: str, fence: int) -> None:
+    """Take the lease back from a worker that gives it up. Doing it again changes nothing."""
+    debate = get(unit.session, debate_id, lock=True)
+    if debate.state in (State.QUEUED.value, State.CANCELLED.value) and debate.fence == fence:
+        return
+    _end(plane, unit, held(unit.session, debate_id, fence), plane.clock())
+
+
+def expire(plane: Plane, unit: Unit, debate_id: str) -> bool:
+    """End a lease that has run out. False where somebody was faster."""
+    at = plane.clock()
+    debate = get(unit.session, debate_id, lock=True)
+    if debate.state != State.RUNNING.value or debate.lease_until is None or debate.lease_until > at:
+        return False
+    _end(plane, unit, debate, at)
+    return True
+
+
+def expired(session: Session, at: datetime) -> list[str]:
+    """Debates whose lease has run out."""
+    table = models.Debate
+    query = select(table.id).where(table.state == State.RUNNING.value, table.lease_until <= at)
+    return list(session.scalars(query.order_by(table.lease_until)))
+
+
+def _end(plane: Plane, unit: Unit, debate: models.Debate, at: datetime) -> None:
+    debate.lease_until, debate.updated_at = None, at
+    if debate.cancel_requested:
+        debate.state, debate.finished_at = State.CANCELLED.value, at
+        unit.session.flush()
+        return
+    debate.state = State.QUEUED.value
+    enqueue(plane, unit, debate)

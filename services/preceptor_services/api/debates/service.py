@@ -1,0 +1,155 @@
+"""Debates as their users know them: started, found, cancelled."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from functools import partial
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from preceptor.errors import Conflict, NotFound
+from preceptor.wire import debates as wire
+from preceptor.wire.common import Page
+from preceptor_services.api import cursors
+from preceptor_services.api.debates import checks, templates
+from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.plane import Plane
+from preceptor_services.db import models
+from preceptor_services.db.session import Unit, one_at_a_time
+from preceptor_services.queue import QueueUnavailable
+
+log = logging.getLogger(__name__)
+
+State = wire.DebateState
+
+
+def get(session: Session, debate_id: str, *, lock: bool = False) -> models.Debate:
+    """A debate; with `lock`, as it is now and until the unit of work ends. Raises NotFound."""
+    debate = session.get(models.Debate, debate_id, with_for_update=lock or None, populate_existing=lock)
+    if debate is None:
+        raise NotFound(f"There is no debate {debate_id[:100]!r}.", remedy="GET /v1/debates lists them.")
+    return debate
+
+
+def shown(debate: models.Debate, turns: tuple[wire.DebateTurn, ...] = ()) -> wire.Debate:
+    """A debate as it travels."""
+    own = {name: getattr(debate, name) for name in wire.Debate.model_fields if name not in ("state", "turns")}
+    return wire.Debate(**own, state=State(debate.state), turns=turns)
+
+
+def show(session: Session, debate_id: str) -> wire.Debate:
+    """One debate, with what was said."""
+    debate = get(session, debate_id)
+    return shown(debate, turns_of(session, debate))
+
+
+def turns_of(session: Session, debate: models.Debate) -> tuple[wire.DebateTurn, ...]:
+    """What was said in a debate, or in the one that was held in its stead, by round and debater."""
+    table = models.DebateTurn
+    found = session.scalars(select(table).where(table.debate_id == (debate.cached_from or debate.id)))
+    places = {name: place for place, name in enumerate(debate.wish.teachers)}
+    return tuple(sorted((each.turn for each in found), key=lambda turn: (turn.round, places[turn.debater])))
+
+
+def page(session: Session, *, state: State | None, limit: int, cursor: str | None) -> Page[wire.Debate]:
+    """Debates, newest first, without their turns."""
+    table = models.Debate
+    query = select(table).order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(table.state == state.value)
+    if cursor is not None:
+        at, last = cursors.moment(cursor)
+        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
+    found = list(session.scalars(query))
+    more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
+    return Page(items=tuple(shown(each) for each in found[:limit]), next_cursor=more)
+
+
+def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempotency_key: str | None) -> wire.Debate:
+    """Check a wish and queue it; where the same debate was held already, its outcome is this one's."""
+    session, at = unit.session, plane.clock()
+    hashed = hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
+    if idempotency_key is not None:
+        one_at_a_time(session, f"debates/{key_id}/{idempotency_key}")
+        table = models.Debate
+        held = session.scalar(select(table).where(table.created_by == key_id, table.idempotency_key == idempotency_key))
+        if held is not None:
+            if held.request_hash != hashed:
+                raise Conflict(
+                    f"idempotency-key: {idempotency_key!r} was used for debate {held.id}, with another body.",
+                    field="idempotency-key",
+                    remedy="Use a new key for a new debate.",
+                )
+            return shown(held, turns_of(session, held))
+    cards = checks.debaters(session, wish)
+    wording = templates.worded(session, wish.template, wish.overrides)
+    checks.check(wish, wording)
+    cache_key = checks.cache_key(wish, wording, checks.versions_of(cards))
+    known = None if wish.fresh else _held_before(session, cache_key)
+    debate = models.Debate(
+        id=new_id("debate"),
+        wish=wish,
+        template=wording,
+        cache_key=cache_key,
+        state=State.QUEUED.value,
+        fence=0,
+        attempt=0,
+        cancel_requested=False,
+        created_at=at,
+        updated_at=at,
+        created_by=key_id,
+        idempotency_key=idempotency_key,
+        request_hash=hashed,
+    )
+    if known is not None:
+        debate.cached_from, debate.result = known.id, known.result
+        debate.state, debate.finished_at = State.SUCCEEDED.value, at
+    session.add(debate)
+    session.flush()
+    if known is None:
+        enqueue(plane, unit, debate)
+    return shown(debate, turns_of(session, debate))
+
+
+def _held_before(session: Session, cache_key: str) -> models.Debate | None:
+    table = models.Debate
+    query = select(table).where(
+        table.cache_key == cache_key, table.state == State.SUCCEEDED.value, table.cached_from.is_(None)
+    )
+    return session.scalars(query.order_by(table.created_at.desc()).limit(1)).first()
+
+
+def cancel(plane: Plane, unit: Unit, debate_id: str) -> wire.Debate:
+    """Cancel at once what no worker has; ask the worker otherwise. Doing it again changes nothing."""
+    session, at = unit.session, plane.clock()
+    debate = get(session, debate_id, lock=True)
+    state = State(debate.state)
+    if state in (State.SUCCEEDED, State.FAILED):
+        raise Conflict(f"Debate {debate_id} has {state.value} already.", remedy="There is nothing left to cancel.")
+    if state is State.QUEUED:
+        debate.state, debate.finished_at, debate.updated_at = State.CANCELLED.value, at, at
+    elif state is State.RUNNING:
+        debate.cancel_requested, debate.updated_at = True, at
+    session.flush()
+    return shown(debate, turns_of(session, debate))
+
+
+def enqueue(plane: Plane, unit: Unit, debate: models.Debate) -> None:
+    """Have a message for the debate sent once this unit of work is committed."""
+    debate.enqueued_at = plane.clock()
+    unit.session.flush()
+    unit.after_commit(partial(_send, plane, debate.id))
+
+
+def _send(plane: Plane, debate_id: str) -> None:
+    try:
+        plane.queue.enqueue_debate(debate_id)
+    except QueueUnavailable as error:
+        log.warning("%s Debate %s waits, and is sent again later.", error, debate_id)
+        table = models.Debate
+        with plane.database.unit(writes=True) as unit:
+            unit.session.execute(
+                update(table).where(table.id == debate_id, table.state == State.QUEUED.value).values(enqueued_at=None)
+            )
