@@ -1,4 +1,8 @@
-"""Artifacts on this machine's disk, by content hash. Bounded; several workers may share one folder."""
+"""Artifacts on this machine's disk, by content hash. Bounded; several workers may share one folder.
+
+artifacts/3f9c...    whole
+artifacts/.3f9c...   on its way; a pull that was broken off, by a cut link or a killed worker, goes on there
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from pathlib import Path
 
 from preceptor.client import Client
 from preceptor.errors import Corrupt
 from preceptor.wire.artifacts import ArtifactKind
+from preceptor_services.locks import alone
 
 KEPT_SECONDS = 24 * 3600
 """What was used within this time is never evicted: a run may be reading it."""
@@ -39,12 +43,11 @@ class ArtifactCache:
             self._pull(artifact, held)
         if not held.is_dir():
             self._evict()
-            aside = self._folder / f".{held.name}-{uuid.uuid4().hex}"
-            try:
-                self._pull(artifact, aside)
-                self._keep(aside, held)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+            aside = self._folder / f".{held.name}"
+            with alone(self._folder / f".{held.name}.lock"):
+                if not held.is_dir():  # else another worker has pulled it meanwhile
+                    self._pull(artifact, aside)
+                    aside.rename(held)  # whole or not at all
         os.utime(held)
         return held
 
@@ -59,13 +62,6 @@ class ArtifactCache:
                 raise
             older = "Where it stays so, go on from the checkpoint before it: `preceptor runs resume RUN --step STEP`."
             raise Corrupt(error.problem.detail, remedy=f"{error.problem.remedy or ''} {older}".strip()) from error
-
-    def _keep(self, aside: Path, held: Path) -> None:
-        try:
-            aside.rename(held)  # whole or not at all
-        except OSError:
-            if not held.is_dir():  # else another worker was faster with the same bytes
-                raise
 
     def _evict(self) -> None:
         """Forget what was used longest ago, until the rest fits."""

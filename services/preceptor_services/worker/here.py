@@ -6,18 +6,20 @@ of teachers' endpoints it tells the others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from preceptor.errors import Invalid
+from preceptor.errors import Interrupted, Invalid, Overloaded, Unreachable
 from preceptor.pool import TeacherPool
 from preceptor.replicas import Changes
 from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
 from preceptor_services.worker.lease import Endpoints, Lease
+from preceptor_services.worker.pairing import paired, peer_role
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_services.worker.sampler import PoolSampler
@@ -28,6 +30,10 @@ from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.ranks import Ranks, own_device
 from preceptor_trainer.together import Together
 from preceptor_trainer.trackers import Tracked, open_trackers
+
+AGAIN_SECONDS = 1.0
+"""Before an artifact is asked for again that could not be had."""
+_log = logging.getLogger(__name__)
 
 
 def train_here(
@@ -41,13 +47,13 @@ def train_here(
 
     def update(endpoints: Endpoints) -> Mapping[str, Changes]:
         heard[:] = [endpoints]
-        return pool.update(endpoints)
+        return pool.update({role: each for role, each in endpoints.items() if role != peer_role(grant)})
 
     def news() -> Endpoints | None:
         return heard.pop() if heard else None
 
     ranks = ranks or Ranks(device=own_device())
-    run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
+    run, (student, data, resume) = grant.run, _given(grant.run, ranks, _patient(bench, lease, stopping))
     reporter.begin()
     trackers = open_trackers(run, bench.folder / "trackers")
     with (
@@ -59,33 +65,53 @@ def train_here(
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = told if ranks.mesh is None else Together(ranks, told, news)
         bank = open_bank(run, bench.client, pool)
-        return train(run, student, data, pool, together, work, resume, publisher, ranks, sampler, bank)
+        with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
+            return train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
 
 
 def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:
     """Do a run as any other of its ranks. Raises what went wrong on this one."""
-    run, (student, data, resume) = grant.run, _given(grant.run, bench, ranks)
+    run, (student, data, resume) = grant.run, _given(grant.run, ranks, bench.cache.folder_of)
     with _pool(grant, bench, lambda: False) as pool:
         told = Together[Endpoints](ranks, None, hear=pool.update, stopping=bench.stopping.is_set)
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
         return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank)
 
 
-def _given(run: Run, bench: Bench, ranks: Ranks) -> tuple[Path, Data, Path | None]:
+def _patient(bench: Bench, lease: Lease, stopping: Callable[[], bool]) -> Callable[[str], Path]:
+    """Fetches artifacts, and tries again while nobody answers and the lease holds: what has arrived is kept."""
+
+    def folder_of(artifact: str) -> Path:
+        while True:
+            try:
+                return bench.cache.folder_of(artifact)
+            except (Unreachable, Overloaded) as error:
+                lease.check()
+                if stopping():
+                    raise Interrupted(
+                        f"Waiting for {artifact} was broken off: {error}", teacher="control plane"
+                    ) from error
+                _log.warning("%s has not arrived (%s); going on with it", artifact, error)
+                lease.lost.wait(AGAIN_SECONDS)
+
+    return folder_of
+
+
+def _given(run: Run, ranks: Ranks, folder_of: Callable[[str], Path]) -> tuple[Path, Data, Path | None]:
     """The student's folder, the data, and the checkpoint to go on from; fetched once a machine."""
     _know_parts(run.recipe)
     for fetches in (True, False):
         if (ranks.local == 0) is fetches:
-            student = bench.cache.folder_of(run.student)
-            rows = bench.cache.folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
-            resume = bench.cache.folder_of(run.checkpoint.artifact) if run.checkpoint else None
+            student = folder_of(run.student)
+            rows = folder_of(run.data.artifact) if isinstance(run.data, DatasetSource) else None
+            resume = folder_of(run.checkpoint.artifact) if run.checkpoint else None
         ranks.wait()
     return student, open_data(run.data, rows), resume  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> TeacherPool:
     return TeacherPool(
-        grant.teachers,
+        {role: each for role, each in grant.teachers.items() if role != peer_role(grant)},
         bench.folder / "heads",
         fallbacks=grant.fallbacks,
         scores=bench.scores,

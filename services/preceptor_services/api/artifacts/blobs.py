@@ -19,6 +19,7 @@ from pathlib import Path
 
 from preceptor.errors import Conflict, Invalid, PreceptorError, ServerFault, TooLarge
 from preceptor.wire.artifacts import Manifest
+from preceptor_services.locks import is_at
 
 READ = 2**20
 
@@ -115,7 +116,7 @@ class Blobs:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise Conflict("Somebody else is sending this content just now.", remedy="Try again later.") from error
-            if not _is_at(descriptor, path):
+            if not is_at(descriptor, path):
                 raise Conflict("Somebody else has just sent this content.", remedy="Ask what is still missing.")
             yield Part(self, sha256, size, descriptor)
         finally:
@@ -159,11 +160,3 @@ class Blobs:
         """SHA-256 of a file, in hex."""
         with path.open("rb") as source:
             return hashlib.file_digest(source, "sha256").hexdigest()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at this path: a writer that came first may have renamed it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -70,9 +71,18 @@ def test_half_an_artifact_is_never_there(tmp_path: Path) -> None:
     artifacts.broken = True
     with pytest.raises(Corrupt):
         cache.folder_of(FIRST)
-    assert not list((tmp_path / "artifacts").iterdir())
+    assert [path.name[0] for path in (tmp_path / "artifacts").iterdir()] == ["."], "on its way, and nothing else"
     artifacts.broken = False
     assert cache.folder_of(FIRST).is_dir()
+
+
+def test_of_several_that_want_it_one_pulls_it(tmp_path: Path) -> None:
+    artifacts = Artifacts()
+    caches = [cache_on(tmp_path, artifacts, 10**9) for _ in range(4)]
+    with ThreadPoolExecutor(len(caches)) as threads:
+        folders = set(threads.map(lambda cache: cache.folder_of(FIRST), caches))
+    assert artifacts.pulled == [FIRST]
+    assert list((tmp_path / "artifacts").iterdir()) == list(folders), "no lock is left"
 
 
 def test_the_longest_unused_goes_first_and_nothing_recent_goes(tmp_path: Path) -> None:
