@@ -1,7 +1,9 @@
 """Artifacts on this machine's disk, by content hash. Bounded; several workers may share one folder.
 
-artifacts/3f9c...    whole
-artifacts/.3f9c...   on its way; a pull that was broken off, by a cut link or a killed worker, goes on there
+    artifacts/3f9c...    whole
+    artifacts/.3f9c...   on its way
+
+A pull that was broken off, by a cut link or a killed worker, goes on where it was.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
 from preceptor_services.worker.lease import Endpoints, Lease
-from preceptor_services.worker.pairing import paired, peer_role
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_services.worker.sampler import PoolSampler
@@ -47,7 +46,7 @@ def train_here(
 
     def update(endpoints: Endpoints) -> Mapping[str, Changes]:
         heard[:] = [endpoints]
-        return pool.update({role: each for role, each in endpoints.items() if role != peer_role(grant)})
+        return pool.update(endpoints)
 
     def news() -> Endpoints | None:
         return heard.pop() if heard else None
@@ -65,8 +64,7 @@ def train_here(
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = told if ranks.mesh is None else Together(ranks, told, news)
         bank = open_bank(run, bench.client, pool)
-        with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
-            return train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
+        return train(run, student, data, pool, together, work, resume, publisher, ranks, sampler, bank)
 
 
 def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:
@@ -111,7 +109,7 @@ def _given(run: Run, ranks: Ranks, folder_of: Callable[[str], Path]) -> tuple[Pa
 
 def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> TeacherPool:
     return TeacherPool(
-        {role: each for role, each in grant.teachers.items() if role != peer_role(grant)},
+        grant.teachers,
         bench.folder / "heads",
         fallbacks=grant.fallbacks,
         scores=bench.scores,
