@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ONE_SHOT = {"demo", "secrets"}
+ONE_SHOT = {"codistill", "demo", "secrets"}
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -62,3 +62,15 @@ def test_no_secret_stands_in_the_file(name: str) -> None:
     for variable in services()[name].get("environment", {}):
         if re.search(r"KEY|PASSWORD|SECRET|TOKEN|DATABASE_URL|BROKER_URL", variable):
             assert variable.endswith("_FILE"), f"{name}: {variable}"
+
+
+def test_trainers_that_teach_each_other_share_no_disk() -> None:
+    """Only what may not be written, and holds nothing but a key."""
+    first, second = (set(services()[name]["volumes"]) for name in ("trainer-a", "trainer-b"))
+    assert all(
+        volume.startswith(("broker-", "teacher-", "worker-")) and volume.endswith(":ro") for volume in first & second
+    )
+    own = [
+        {volume.partition(":")[0] for volume in mine - theirs} for mine, theirs in ((first, second), (second, first))
+    ]
+    assert own == [{"cache-a"}, {"cache-b"}]
