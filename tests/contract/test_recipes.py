@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire.teachers import Support
 from preceptor_services.errors import BadSetting
 from preceptor_services.own_recipes import open_own_recipes
+from preceptor_services.worker.here import know_parts
 from preceptor_trainer import recipes
 from tests.contract.conftest import House
 from tests.unit.trainer.recipes.test_own import write
@@ -89,6 +91,37 @@ def test_a_broken_recipe_is_told_apart(own: House):
     assert error.value.field == "recipe"
     write(own.tmp / "own")
     assert own.admin.recipes.get("gap").paper == "none"
+
+
+def test_a_run_records_the_file_of_its_recipe_and_says_when_it_has_changed(own: House):
+    file = own.tmp / "own" / "gap.py"
+    run = own.run(recipe="gap")
+    assert run.recipe_sha256 == sha256(file.read_bytes()).hexdigest()
+    assert own.run(recipe="opsd").recipe_sha256 is None, "it is shipped"
+    for step in (None, "# changed\n"):
+        own.admin.runs.cancel(run.id)
+        file.write_text(file.read_text() + (step or ""))
+        resumed = own.admin.runs.resume(run.id)
+        notes = [each.data["message"] for each in own.admin.runs.events(run.id, follow=False) if each.kind == "note"]
+        if step is None:
+            assert resumed == own.admin.runs.get(run.id) and resumed.recipe_sha256 == run.recipe_sha256 and not notes
+    assert resumed.recipe_sha256 == sha256(file.read_bytes()).hexdigest() != run.recipe_sha256
+    assert str(run.recipe_sha256)[:12] in notes[0] and "computed by other code" in notes[0]
+    own.admin.runs.cancel(run.id)
+    file.unlink()
+    with pytest.raises(Conflict, match=rf"Run {run.id} cannot go on: no recipe is called 'gap'"):
+        own.admin.runs.resume(run.id)
+
+
+def test_a_worker_with_another_file_refuses_the_run(own: House):
+    run = own.run(recipe="gap")
+    know_parts(run)
+    file = own.tmp / "own" / "gap.py"
+    file.write_text(file.read_text() + "# other\n")
+    with pytest.raises(
+        Invalid, match=r"this worker's file of 'gap' has the SHA-256 \w{12}, and the run was accepted with"
+    ):
+        know_parts(run)
 
 
 def test_a_folder_that_is_not_there_is_a_bad_setting(tmp_path: Path):

@@ -130,6 +130,7 @@ def show(
                 "name": run.name,
                 "state": run.state.value,
                 "recipe": run.recipe,
+                "recipe file": run.recipe_sha256 and f"sha256 {run.recipe_sha256}",
                 "student": run.student,
                 "teachers": ", ".join(f"{role}: {name}" for role, name in run.teachers.items()) or None,
                 "fallbacks": ", ".join(f"{role}: {name}" for role, name in run.fallbacks.items()) or None,

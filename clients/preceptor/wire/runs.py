@@ -122,6 +122,8 @@ class Run(Wire):
     """The user's changes to the recipe."""
     resolved: dict[str, Any]
     """The recipe with the changes merged in: what the worker runs."""
+    recipe_sha256: str | None = None
+    """Hash of the file that brings the recipe, where it is no shipped one: the worker's must be the same."""
     student: ArtifactId
     """The model that is trained."""
     teachers: dict[str, str]

@@ -97,7 +97,7 @@ def _patient(bench: Bench, lease: Lease, stopping: Callable[[], bool]) -> Callab
 
 def _given(run: Run, ranks: Ranks, folder_of: Callable[[str], Path]) -> tuple[Path, Data, Path | None]:
     """The student's folder, the data, and the checkpoint to go on from; fetched once a machine."""
-    _know_parts(run.recipe)
+    know_parts(run)
     for fetches in (True, False):
         if (ranks.local == 0) is fetches:
             student = folder_of(run.student)
@@ -119,16 +119,24 @@ def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> Teac
     )
 
 
-def _know_parts(recipe: str) -> None:
-    """Import whatever a resolved recipe may name: a part is known by its kind once its module is imported."""
+def know_parts(run: Run) -> None:
+    """Import whatever a resolved recipe may name: a part is known by its kind once its module is imported. Raises
+    Invalid where the recipe's own file is not the one that the run was accepted with."""
     for package in (parts, verifiers):
         for module in iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")
     try:
-        recipes.load(recipe)  # and the parts that this recipe alone uses
+        found = recipes.fingerprint(run.recipe)  # and with it the parts that this recipe alone uses
     except recipes.UnknownRecipe as error:
         raise Invalid(
-            f"recipe: this worker has no recipe '{recipe}', which the control plane knows.",
+            f"recipe: this worker has no recipe '{run.recipe}', which the control plane knows.",
             field="recipe",
             remedy="Give the worker the control plane's folder (PRECEPTOR_RECIPES) and packages, then resume the run.",
         ) from error
+    if run.recipe_sha256 is not None and found != run.recipe_sha256:
+        raise Invalid(
+            f"recipe: this worker's file of '{run.recipe}' has the SHA-256 {str(found)[:12]}, and the run was accepted "
+            f"with {str(run.recipe_sha256)[:12]}.",
+            field="recipe",
+            remedy="Give the worker the file as the control plane has it. Resume the run to go on with a changed one.",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,7 +20,7 @@ from preceptor_trainer import parts
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.recipes._folder import BrokenRecipe, Folder
 
-__all__ = ["BrokenRecipe", "UnknownRecipe", "described", "load", "look_in", "names", "origin", "summary"]
+__all__ = ["BrokenRecipe", "UnknownRecipe", "described", "fingerprint", "load", "look_in", "names", "origin", "summary"]
 
 PACKAGES = "preceptor.recipes"
 """Entry points of packages that bring recipes: `name = "package.module"`."""
@@ -61,6 +62,15 @@ def load(name: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise BrokenRecipe(f"{origin(name)}: RECIPE is {type(recipe).__name__}, not a Recipe")
     return recipe
+
+
+def fingerprint(name: str) -> str | None:
+    """SHA-256 of the file that brings a recipe, as it was loaded; None: it is shipped. Raises as `load`."""
+    module = _module(name)
+    if name in _shipped():
+        return None
+    content = _own.content(name) if name not in _packaged() else Path(str(module.__file__)).read_bytes()
+    return sha256(content).hexdigest()
 
 
 def described(name: str) -> str:

@@ -52,6 +52,10 @@ class Folder:
                 known = self._known[name] = content, self._imported(name, content)
             return known[1]
 
+    def content(self, name: str) -> bytes:
+        """The file of a module that was asked for, as it was then."""
+        return self._known[name][0]
+
     def forget(self, names: Collection[str] | None = None) -> None:
         """Free what the parts of these files are called; None: of all."""
         for name in list(self._known if names is None else names):

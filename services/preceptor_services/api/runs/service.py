@@ -19,12 +19,14 @@ from preceptor_services.api.plane import Plane
 from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs.checks import check
+from preceptor_services.api.runs.recipe_files import take_up_file
 from preceptor_services.api.runs.roles import Roles, roles_of, rows
 from preceptor_services.api.runs.training_checks import check_alone, moved
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit, one_at_a_time
 from preceptor_services.queue import QueueUnavailable
+from preceptor_trainer import recipes
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ def shown(run: models.Run, roles: Roles) -> wire.Run:
         recipe=run.recipe,
         overrides=run.overrides,
         resolved=run.resolved,
+        recipe_sha256=run.recipe_sha256,
         student=run.student,
         teachers=roles.teachers,
         fallbacks=roles.fallbacks,
@@ -117,6 +120,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
         recipe=wish.recipe,
         overrides=wish.overrides,
         resolved=resolved(accepted.recipe),
+        recipe_sha256=recipes.fingerprint(wish.recipe),
         student=wish.student,
         data=wish.data,
         training=accepted.training,
@@ -199,6 +203,8 @@ def resume(plane: Plane, unit: Unit, run_id: str, step: int | None = None) -> wi
     run.cancel_requested = run.pause_requested = False
     goes_on = "the start" if run.checkpoint_step is None else f"the checkpoint of step {run.checkpoint_step}"
     history.moved(session, run, state, State.QUEUED, f"resumed; goes on from {goes_on}", at)
+    if changed := take_up_file(run):
+        history.tell(session, run_id, [("note", {"message": changed})], at)
     enqueue(plane, unit, run)
     return _shown(session, run)
 

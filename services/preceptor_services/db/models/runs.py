@@ -40,6 +40,8 @@ class Run(Base):
     recipe: Mapped[str] = mapped_column(String(200), index=True)
     overrides: Mapped[dict[str, Any]] = mapped_column(JSON)
     resolved: Mapped[dict[str, Any]] = mapped_column(JSON)
+    recipe_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of the recipe's own file; none where it is shipped."""
     student: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
     data: Mapped[DataSpec] = mapped_column(Document(DataSpec))
     training: Mapped[wire.Training] = mapped_column(Document(wire.Training))
