@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,11 +116,12 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
     )
 
 
-def assignments(pairs: list[str], *, under: str | None = None) -> dict[str, Any]:
+def assignments(pairs: list[str], *, under: str | None = None, fields: Collection[str] | None = None) -> dict[str, Any]:
     """`["training.steps=5", "objective.0.beta=0.3"]` as what a run file says.
 
-    A path that is none of a run's own is one of its recipe's, and stays a path: the control plane knows what lies
-    there. A value is read as TOML, `null` as nothing, anything else as text. Raises Invalid where there is no `=`.
+    A path that is none of a run's own (or of `fields`, where that is given) is one of its recipe's, and stays a path:
+    the control plane knows what lies there. A value is read as TOML, `null` as nothing, anything else as text. Raises
+    Invalid where there is no `=`.
     """
     result: dict[str, Any] = {}
     for pair in pairs:
@@ -130,7 +132,7 @@ def assignments(pairs: list[str], *, under: str | None = None) -> dict[str, Any]
         value, first = _value(text), path.partition(".")[0]
         if first == "overrides" and path != first:
             value = {"overrides": {path.removeprefix("overrides."): value}}
-        elif first not in RunFile.model_fields:
+        elif first not in (RunFile.model_fields if fields is None else fields):
             value = {"overrides": {path: value}}
         else:
             for part in reversed(path.split(".")):
