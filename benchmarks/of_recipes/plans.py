@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from preceptor_trainer import recipes, tasks
+from preceptor_trainer.parts.routers import ByColumn
 from preceptor_trainer.recipe import Context, Recipe
-from preceptor_trainer.recipes.mopd import Domain
 
 ARMS = ("right", "wrong", "none")
 BASELINES = ("sft", "grpo")
@@ -95,6 +95,7 @@ def missing(name: str, task: str, options: Mapping[str, Any]) -> str | None:
     """Why a recipe cannot be trained on a task; None: it can."""
     recipe, source = recipes.load(name), tasks.load(task, options)
     needed = {column for context in recipe.contexts.values() for column in context.columns}
+    needed |= {column for router in recipe.routers.values() for column in router.columns}
     needed |= set(recipe.rollout.columns)
     if lacking := sorted(needed - source.columns):
         return f"needs the column {', '.join(lacking)}"
@@ -109,8 +110,8 @@ def experts(recipe: Recipe) -> dict[str, str]:
     which domain each is (none: of all)."""
     plain, informed = dict[str, str](), {"self"}
     for each in recipe.contexts.values():
-        if each.kind in ("plain", "domain"):
-            plain |= dict.fromkeys(each.scorers, each.domain if isinstance(each, Domain) else "")
+        if each.kind == "plain":
+            plain |= {role: "" if each.router is None else role for role in each.scorers}
         else:
             informed.update(each.scorers)
     return {role: domain for role, domain in plain.items() if role not in informed}
@@ -133,6 +134,5 @@ def training(cell: Cell) -> dict[str, Any]:
 def with_domains(name: str) -> Recipe:
     """The recipe, its domains called by the names that the task has, in their order."""
     recipe = recipes.load(name)
-    named = [name for name, context in recipe.contexts.items() if isinstance(context, Domain)]
-    changes = {name: {"domain": domain} for name, domain in zip(named, ("maths", "letters"), strict=False)}
-    return recipe.override({"contexts": changes}) if changes else recipe
+    routed = [name for name, router in recipe.routers.items() if isinstance(router, ByColumn)]
+    return recipe.override({f"contexts.{name}.router.domains": ["maths", "letters"] for name in routed})

@@ -106,6 +106,7 @@ class Replicas:
             self._replicas = kept
         for replica in left:
             replica.leave()
+        self.tally.changed(joined, [each.url for each in left])
         return Changes(joined=tuple(joined), left=tuple(each.url for each in left), refused=tuple(refused))
 
     def possible(self, want: Want, spent: Collection[Replica]) -> list[Replica]:

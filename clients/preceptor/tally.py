@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from preceptor.wire.runs import TeacherLedger
 
@@ -32,6 +33,15 @@ class Tally:
         with self._lock:
             versions = sorted({*self._ledger.weights_versions, version})
             self._ledger = self._ledger.model_copy(update={"weights_versions": versions})
+
+    def changed(self, joined: Sequence[str], left: Sequence[str]) -> None:
+        """From now on these endpoints are asked too, and those no longer."""
+        with self._lock:
+            update = {
+                "joined": sorted({*self._ledger.joined, *joined}),
+                "left": sorted({*self._ledger.left, *left}),
+            }
+            self._ledger = self._ledger.model_copy(update=update)
 
     def take(self) -> TeacherLedger:
         """All since the last time."""

@@ -65,7 +65,7 @@ def test_a_cell_that_dies_says_of_what_and_is_tried_again(bench: SimpleNamespace
 
 def test_specialists_are_heard_on_their_domains(bench: SimpleNamespace, tmp_path: Path) -> None:
     cell = a_cell(bench, recipe="mopd", task="two_domains")
-    assert bench.plans.experts(bench.plans.with_domains("mopd")) == {"maths": "maths", "code": "letters"}
+    assert bench.plans.experts(bench.plans.with_domains("mopd")) == {"maths": "maths", "letters": "letters"}
     out = bench.cells.run_cell(tmp_path, cell, TINY, {"maths": TINY, "letters": TINY})
     assert out["error"] is None and out["curve"][-1]["tokens"] >= 60
     source = tasks.load("two_domains")

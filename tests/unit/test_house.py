@@ -26,6 +26,8 @@ VOCABULARY = {
     "parts",
     "recipe",
     "recipes",
+    "router",
+    "standing",
     "support",
     "tasks",
     "verifiers",

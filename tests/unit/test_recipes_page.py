@@ -95,20 +95,21 @@ def linked(paper: str) -> str:
 def composed(recipe: RecipeDetail) -> str:
     """The parts that are not what a recipe has anyway, and the settings that are not what a part has anyway."""
     plain = {("teacher", "frozen"), ("curriculum", "uniform"), ("constraint", "all")}
+    routed = {part.path.removesuffix(".router") for part in recipe.parts if part.path.endswith(".router")}
     rows = [
         f"| {f'`{part.path}`' if part.path else 'recipe'} | {f'`{part.kind}`' if part.path else ''} | {told} |"
         for part in recipe.parts
-        for told in [", ".join(settings(part))]
+        for told in [", ".join(settings(part, routed=part.path in routed))]
         if (part.path, part.kind) not in plain and (told or part.path)
         if part.path != "sparse" or any(each.value != each.default for each in part.settings)
     ]
     return "\n".join(["| part | kind | settings |", "|---|---|---|", *rows])
 
 
-def settings(part: PartShown) -> Iterator[str]:
+def settings(part: PartShown, *, routed: bool) -> Iterator[str]:
     for each in part.settings:
         says_nothing = each.value in (None, [], {}) or each.value == IDENTITIES.get(each.name, object())
-        role = part.role == "contexts" and each.name == "teacher"
+        role = part.role == "contexts" and each.name == "teacher" and not routed
         if role or not (says_nothing or each.name in HIDDEN):
             yield f"{each.name} {shown(each.value)}"
 

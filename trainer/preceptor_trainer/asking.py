@@ -93,7 +93,9 @@ class Heard:
     answers: Mapping[tuple[str, int, int], Answer]
     """By context, fan and row."""
     texts: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
-    """What came of the texts that contexts wanted, by role."""
+    """What came of the texts that contexts and their routers wanted, by role."""
+    unrouted: int = 0
+    """(rollout, context) pairs that a router gave to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +113,5 @@ class Asked:
     masked: int | None
     """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
     pairs; None: every teacher reads the student's tokens."""
+    unrouted: int = 0
+    """(rollout, context) pairs that a router gave to nobody."""

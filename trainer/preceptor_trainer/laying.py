@@ -53,12 +53,6 @@ def _slot(
     vocab_size: int,
     need: Support,
 ) -> Slot:
-    roles = sorted({wish.role for wish in wishes}) or [teacher]
-    if len(roles) > 1:
-        raise ValueError(
-            f"contexts.{name}: prompt {wishes[0].fan} asks {' and '.join(roles)}; one prompt of a context asks one "
-            "teacher"
-        )
     laid = _Laid(int(offsets[-1]), dtype, vocab_size)
     stamps: dict[int, Stamp] = {}
     for wish in wishes:
@@ -70,10 +64,15 @@ def _slot(
         if wish.inside_T is not None:
             laid.weight_T[tokens] *= torch.as_tensor(wish.inside_T, dtype=dtype)
         stamps[wish.row] = answer.stamp
+    if laid.hears_both:
+        raise ValueError(
+            f"contexts.{name}: some of its teachers answer with whole distributions and some with a few ids; set "
+            '{"sparse": {"always": true}}, so that all are asked for ids'
+        )
     hidden_TD, head = laid.hidden(silent=need is not Support.SAMPLED and not stamps)
     return Slot(
         context=name,
-        role=roles[0],
+        role=", ".join(sorted({wish.role for wish in wishes}) or [teacher]),
         logprob_T=laid.logprob_T,
         present_T=laid.present_T,
         weight_T=laid.weight_T,
@@ -118,11 +117,17 @@ class _Laid:
         if answer.ids_TK is not None and answer.logprobs_TK is not None and answer.tail_T is not None:
             self._put_sparse(tokens, answer.ids_TK, answer.logprobs_TK, answer.tail_T)
 
+    @property
+    def hears_both(self) -> bool:
+        """Whether some answers are whole distributions and others are not."""
+        return bool(self._said) and self.ids_TK is not None
+
     def hidden(self, *, silent: bool) -> tuple[Tensor | None, Head | None]:
         """Hidden states over the batch, and the head that they belong to.
 
-        Where a fallback answered for a part of the rollouts, or weights moved, there are several heads. They become one
-        by standing side by side: each row is zero at the others' columns, so that its logits are its own head's.
+        Where rollouts have different teachers, a fallback answered for some, or weights moved, there are several
+        heads. They become one by standing side by side: each row is zero at the others' columns, so that its logits are
+        its own head's.
         `silent`: nobody said anything of whole distributions, and something must stand where they are read, with no
         presence: every token alike.
         """

@@ -56,5 +56,6 @@ def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:
         contexts=sum(share.asked.contexts for share in shares),
         scored_sequences=sum(share.asked.scored for share in shares),
         stamped_sequences=sum(share.asked.stamped for share in shares),
+        unrouted=sum(share.asked.unrouted for share in shares),
         teachers=added([share.teachers for share in shares]),
     )

@@ -29,6 +29,7 @@ from preceptor.wire.runs import OnFailure
 from preceptor.wire.teachers import SAMPLER, Support
 from preceptor_trainer.overrides import Reduces, merged
 from preceptor_trainer.part import Part as Part
+from preceptor_trainer.router import Router as Router
 from preceptor_trainer.support import Sparse, largest
 from preceptor_trainer.views import (
     Ask,
@@ -106,6 +107,8 @@ class Context(Part):
     teacher: str = "self"
     """The role to ask. A run maps roles to registered teachers; `self` is the student's own weights under
     `Recipe.teacher`."""
+    router: SerializeAsAny[Router] | None = None
+    """Which of several roles is asked about which rollout, in place of `teacher`; None: there is one teacher."""
     on_failure: OnFailure = "wait"
     """When the teacher gives no answer within a call's deadline: `wait` for it, ask the run's `fallback` for this role,
     or `drop` the opinion (counted in the ledger). Nothing is ever taken for 0."""
@@ -119,12 +122,18 @@ class Context(Part):
     @property
     def scorers(self) -> tuple[str, ...]:
         """The roles that its prompts ask for scores."""
-        return (self.teacher,)
+        return (self.teacher,) if self.router is None else self.router.experts
 
     @property
     def writers(self) -> tuple[str, ...]:
         """The roles that `asks` wants text of."""
         return ()
+
+    @model_validator(mode="after")
+    def _routes(self) -> Self:
+        if self.router is not None and type(self).scorers is not Context.scorers:
+            raise ValueError(f"router: '{self.kind}' has several teachers already, and asks all of them")
+        return self
 
     def asks(self, view: ContextView) -> Sequence[Ask]:
         """Text wanted before the prompts can be written. Called again with the replies until it returns nothing."""
@@ -434,8 +443,13 @@ class Recipe(BaseModel):
     @property
     def writers(self) -> frozenset[str]:
         """The roles that are asked for text: a teacher without any support can fill one that does not score."""
-        parts = (*self.contexts.values(), *self.state.values())
+        parts = (*self.contexts.values(), *self.state.values(), *self.routers.values())
         return frozenset(role for part in parts for role in part.writers)
+
+    @property
+    def routers(self) -> dict[str, Router]:
+        """By the name of the context."""
+        return {name: each.router for name, each in self.contexts.items() if each.router is not None}
 
     @property
     def weighing(self) -> tuple[Weight, ...]:

@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeVar
 
 from preceptor.errors import TeacherUnavailable
 from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor_trainer.asking import Scorer
-from preceptor_trainer.recipe import Context
+from preceptor_trainer.recipe import Context, Router
 from preceptor_trainer.views import Ask, ContextView
 from preceptor_trainer.writer import stream
 
 SIDE_BY_SIDE = 16
-"""Texts that are asked for at once."""
+"""Texts, or teachers, that are asked for at once."""
 ROUNDS = 32
 """How often a context may want more."""
 
@@ -32,23 +33,30 @@ View = Callable[[Mapping[str, str]], ContextView]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Case:
-    """A context on one rollout, and what it was told so far."""
+    """A context on one rollout, or its router, and what it was told so far."""
 
     name: str
     """The context's, in the recipe."""
-    context: Context
+    asker: Context | Router
+    """Whoever may want texts."""
+    on_failure: OnFailure
+    """The context's."""
     row: int
     """The rollout's place in its part."""
     view: View
     replies: dict[str, str] = field(default_factory=dict[str, str])
     silent: bool = False
     """Some text is not to be had: no opinion."""
+    role: str = ""
+    """Who is asked for scores, unless a prompt says otherwise; known once it was dispatched."""
 
     def seen(self) -> ContextView:
         return self.view(self.replies)
 
 
 _Key = tuple[str, ChatRequest, OnFailure]
+Wanted = TypeVar("Wanted")
+Said = TypeVar("Said")
 
 
 class Texts:
@@ -67,14 +75,14 @@ class Texts:
         counts = {"texts": Counter[str](), "unwritten": Counter[str](), "unreadable": Counter[str]()}
         self._said = {known: said for known, said in self._said.items() if known >= step}
         said = self._said.setdefault(step, {})
-        wanting = [case for case in cases if case.context.writers]
+        wanting = [case for case in cases if case.asker.writers]
         for _ in range(ROUNDS):
             asked = [(case, ask) for case in wanting for ask in self._asks(case)]
             if not asked:
                 return _ledgers(counts)
             keys = {(id(case), ask.key): self._key(case, ask, step) for case, ask in asked}
             fresh = [key for key in dict.fromkeys(keys.values()) if key not in said]
-            for key, reply in zip(fresh, self._ask_all(fresh), strict=True):
+            for key, reply in zip(fresh, side_by_side(lambda key: self._ask(*key), fresh), strict=True):
                 said[key] = reply
                 counts["unwritten" if reply is None else "texts"][key[0]] += 1
             for case, ask in asked:
@@ -86,12 +94,12 @@ class Texts:
         raise ValueError(f"contexts.{wanting[0].name}: still wants text after {ROUNDS} rounds")
 
     def _asks(self, case: Case) -> Sequence[Ask]:
-        asks = case.context.asks(case.seen())
+        asks = case.asker.asks(case.seen())
         for ask in asks:
             if ask.key in case.replies:
                 raise ValueError(f"contexts.{case.name}: asks for '{ask.key}' again, which it was given")
-            if ask.teacher not in case.context.writers:
-                known = ", ".join(case.context.writers) or "none"
+            if ask.teacher not in case.asker.writers:
+                known = ", ".join(case.asker.writers) or "none"
                 raise ValueError(
                     f"contexts.{case.name}: wants text from role '{ask.teacher}', and says that its writers are {known}"
                 )
@@ -108,18 +116,7 @@ class Texts:
             temperature=ask.temperature,
             seed=seed,
         )
-        return ask.teacher, request, case.context.on_failure
-
-    def _ask_all(self, keys: Sequence[_Key]) -> list[Reply | None]:
-        if not keys:
-            return []
-        with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(keys)), thread_name_prefix="text") as threads:
-            futures = [threads.submit(self._ask, *key) for key in keys]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        return ask.teacher, request, case.on_failure
 
     def _ask(self, role: str, request: ChatRequest, on_failure: OnFailure) -> Reply | None:
         try:
@@ -128,6 +125,19 @@ class Texts:
             if on_failure != "drop":
                 raise
             return None
+
+
+def side_by_side(ask: Callable[[Wanted], Said], wanted: Sequence[Wanted]) -> list[Said]:
+    """What `ask` returns of each, in their order, at most SIDE_BY_SIDE at once; raises what the first of them raised.
+    What is still under way then is left to its own deadline, and what it brings is thrown away."""
+    if len(wanted) <= 1:
+        return [ask(each) for each in wanted]
+    threads = ThreadPoolExecutor(min(SIDE_BY_SIDE, len(wanted)), thread_name_prefix="asks")
+    try:
+        futures = [threads.submit(ask, each) for each in wanted]
+        return [future.result() for future in futures]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def wording(context: Context) -> str | None:
@@ -142,7 +152,7 @@ def _kept(case: Case, ask: Ask, reply: Reply) -> bool:
     if not reply.finished:
         return False
     try:
-        case.replies[ask.key] = case.context.read(case.seen(), ask.key, reply.text)
+        case.replies[ask.key] = case.asker.read(case.seen(), ask.key, reply.text)
     except ValueError:
         return False
     return True

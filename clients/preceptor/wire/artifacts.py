@@ -131,6 +131,8 @@ class ColumnFacts(Wire):
     """Rows in which it is neither missing, null nor empty."""
     longest: Count
     """Non-blank ASCII characters of its longest all-ASCII value; chat messages count by their content."""
+    values: tuple[str, ...] | None = None
+    """All that it says, where that is a few short words or numbers (domains, say); None: it is more, or not known."""
 
 
 class DatasetFacts(Wire):

@@ -217,6 +217,10 @@ class TeacherLedger(Wire):
     """Requests, by the URL they went to."""
     weights_versions: list[int] = Field(default_factory=list[int])
     """Weights versions that answered."""
+    joined: list[str] = Field(default_factory=list[str])
+    """Endpoints that were asked from somewhere in this step on, by URL."""
+    left: list[str] = Field(default_factory=list[str])
+    """Endpoints that were no longer asked from somewhere in this step on."""
 
 
 class Ledger(Wire):
@@ -237,6 +241,8 @@ class Ledger(Wire):
     """Scores that arrived: rollouts x contexts where nothing went round the teachers."""
     stamped_sequences: Count = 0
     """Those that carried a stamp."""
+    unrouted: Count = 0
+    """(rollout, context) pairs that a router gave to no teacher: there is no opinion on them."""
     teachers: dict[str, TeacherLedger] = Field(default_factory=dict[str, TeacherLedger])
     """Traffic, by role."""
 

@@ -5,6 +5,7 @@ Where a recipe wants text, the scripted teacher writes it: its rules, over the v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from preceptor_trainer import recipes
 from preceptor_trainer.loop import Signal, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Recipe, Verifier
-from preceptor_trainer.recipes.mopd import Domain
+from preceptor_trainer.standing import STANDING, WHOLE, Seen, Standing
 from preceptor_trainer.views import Message, Task, Verdict
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run, weights_of
@@ -44,7 +45,7 @@ class WholeData(ToyData):
         revealing = [context for context in recipe.contexts.values() if context.reveals]
         self._revealed = {name for context in revealing for name in context.columns}
         self._asks = bool(recipe.writers)
-        self._domains = [context.domain for context in recipe.contexts.values() if isinstance(context, Domain)]
+        self._domains = [role for router in recipe.routers.values() for role in router.experts]
 
     def _task(self, rng: Random) -> Task:
         task = super()._task(rng)
@@ -53,6 +54,19 @@ class WholeData(ToyData):
             task = replace(task, messages=(Message(role="user", content=question),))
         columns = {name: f"{name}: {task.answer if name in self._revealed else 'with care'}" for name in self._more}
         return replace(task, columns=columns | ({"domain": rng.choice(self._domains)} if self._domains else {}))
+
+
+class BetterPeer:
+    """A pair whose other side is better at everything."""
+
+    def publish(self, *told: object) -> None:
+        pass
+
+    def meet(self, step: int) -> Mapping[str, Standing]:
+        return {WHOLE: Standing(own=Seen(0, 30), peer=Seen(30, 0))}
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return {}
 
 
 def scripted(role: str, request: ChatRequest) -> Reply:
@@ -71,7 +85,8 @@ def test_a_recipe_takes_real_steps(tmp_path: Path, name: str) -> None:
     scorer, reporter = LocalScorer(models, scripted), Remembering()
     served = Served(models["self"]) if recipe.teacher.kind != "frozen" else None
     run = toy_run(recipe, steps=2, warmup_steps=0, learning_rate=1e-3)
-    ended = train(run, folder, WholeData(recipe), scorer, reporter, work, publisher=served)
+    pair = BetterPeer() if recipe.readers(STANDING) else None
+    ended = train(run, folder, WholeData(recipe), scorer, reporter, work, publisher=served, pair=pair)
     assert ended.signal is Signal.GO and ended.model is not None
     assert [report.step for report in reporter.steps] == [1, 2]
     for report in reporter.steps:

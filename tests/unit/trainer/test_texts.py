@@ -84,7 +84,7 @@ def case(context: Asking, task: str, index: int = 0) -> Case:
             replies=replies,  # pyright: ignore[reportArgumentType]
         )
 
-    return Case(name="c", context=context, row=index, view=view)
+    return Case(name="c", asker=context, on_failure=context.on_failure, row=index, view=view)
 
 
 def agree(request: ChatRequest) -> Reply:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import ClassVar, Literal
 
@@ -67,6 +67,8 @@ class ProceduralTask(BaseModel, ABC):
     """How its answers are judged."""
     columns: ClassVar[frozenset[str]] = frozenset({"answer", "reference", "hint", "demonstration", "rubric", "debate"})
     """What its tasks carry besides their messages."""
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """All that a column may say, by its name, where that is one of a few words: the domains that routers go by."""
     answer_tokens: ClassVar[int] = 32
     """Room that an answer needs, in tokens of a byte each: the horizon where somebody has to choose one."""
 

@@ -5,6 +5,7 @@ The `domain` column says which a question is of. Two specialists can each do one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 from typing import ClassVar
@@ -25,6 +26,7 @@ class TwoDomains(ProceduralTask):
     name: ClassVar[str] = "two_domains"
     verifier: ClassVar[Verifier] = Procedural()
     columns: ClassVar[frozenset[str]] = ProceduralTask.columns | {"metadata", "domain"}
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = {"domain": ("letters", "maths")}
     answer_tokens: ClassVar[int] = ChainSum.answer_tokens
     letters: SpellBackward = SpellBackward.model_validate({})
     """Which words."""

@@ -14,6 +14,10 @@ Row = dict[str, Any]
 FORMATS = (".jsonl", ".parquet")
 COLUMNS = 1000
 """Columns that a dataset may have at most."""
+VALUES = 64
+"""Different values of a column up to which they are all told."""
+SHORT = 100
+"""Characters of the longest of them."""
 LINE = 64 * 2**20
 """Bytes that a line of JSONL may have at most."""
 
@@ -29,6 +33,7 @@ def open_dataset(files: Mapping[str, Path]) -> DatasetFacts:
         )
     filled: dict[str, int] = {}
     longest: dict[str, int] = {}
+    values: dict[str, set[str] | None] = {}
     rows = 0
     for name in named:
         for row in _read(name, files[name]):
@@ -36,12 +41,26 @@ def open_dataset(files: Mapping[str, Path]) -> DatasetFacts:
             for column, value in row.items():
                 filled[column] = filled.get(column, 0) + (value not in (None, "", []))
                 longest[column] = max(longest.get(column, 0), _length(value))
+                values[column] = _more(values.get(column, set()), value)
             if len(filled) > COLUMNS:
                 raise Invalid(f"{name}: it has more than {COLUMNS} columns.", field="files")
     if not rows:
         raise Invalid(f"The dataset is empty: {', '.join(named)} hold no rows.", field="files", remedy="Push rows.")
-    columns = {column: ColumnFacts(filled=filled[column], longest=longest[column]) for column in filled}
+    told = {column: None if found is None else tuple(sorted(found)) for column, found in values.items()}
+    columns = {
+        column: ColumnFacts(filled=filled[column], longest=longest[column], values=told[column]) for column in filled
+    }
     return DatasetFacts(rows=rows, columns=columns)
+
+
+def _more(found: set[str] | None, value: Any) -> set[str] | None:
+    """The values of a column with one more; None once they are too many or too long to be told."""
+    if found is None or value is None:
+        return found
+    if not isinstance(value, str | int) or len(str(value)) > SHORT:
+        return None
+    found.add(str(value))
+    return found if len(found) <= VALUES else None
 
 
 def _length(value: Any) -> int:

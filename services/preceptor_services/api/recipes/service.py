@@ -76,4 +76,5 @@ def _summary(name: str, recipe: Recipe) -> RecipeSummary:
 
 def _columns(recipe: Recipe) -> set[str]:
     shown = {column for context in recipe.contexts.values() for column in context.columns}
-    return shown | set(recipe.rollout.columns)
+    routed = {column for router in recipe.routers.values() for column in router.columns}
+    return shown | routed | set(recipe.rollout.columns)

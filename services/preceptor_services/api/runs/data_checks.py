@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -28,6 +28,7 @@ def check_data(session: Session, recipe: Recipe, spec: DataSpec, training: Train
     _check_verifier(recipe, spec)
     _check_columns(recipe, spec, facts)
     _check_rows(spec, facts, training)
+    _check_routes(recipe, lambda part: _values(facts, spec.column(part)))
     lengths = (facts.columns[column].longest for column in map(spec.column, PROMPTS) if column in facts.columns)
     return max(lengths, default=0) // max(student.longest_token, 1)
 
@@ -53,6 +54,27 @@ def _check_task(recipe: Recipe, spec: TaskSource) -> None:
                 field="data.task",
                 remedy="Choose another task or another recipe.",
             )
+    _check_routes(recipe, task.values.get)
+
+
+def _check_routes(recipe: Recipe, values: Callable[[str], Iterable[str] | None]) -> None:
+    """Raises Invalid where the data is known to hold what no teacher is for. `values`: what a column says, or None
+    where that is not known: what is wrong then fails the run where it comes up."""
+    for name, router in recipe.routers.items():
+        for column in router.columns:
+            for value in values(column) or ():
+                if router.unheard(column, value):
+                    raise Invalid(
+                        f"contexts.{name}.router: the data's column '{column}' says {value!r}, and there is no teacher "
+                        f"for it; there are {', '.join(router.experts)}.",
+                        field=f"overrides.contexts.{name}.router",
+                        remedy=f"Name a role for it (domains), one for all others (otherwise), or say that nobody is "
+                        f'asked about it: {{"silent": ["{value}"]}}.',
+                    )
+
+
+def _values(facts: DatasetFacts, column: str) -> tuple[str, ...] | None:
+    return facts.columns[column].values if column in facts.columns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,8 @@ class _Need:
 def _needs(recipe: Recipe, verifier: str | None) -> Iterable[_Need]:
     for name, context in recipe.contexts.items():
         yield from (_Need(f"context '{name}'", column, False) for column in context.columns)
+    for name, router in recipe.routers.items():
+        yield from (_Need(f"the router of context '{name}'", column, False) for column in router.columns)
     judge = recipe.verifier or (None if verifier is None else verifiers.load(verifier))
     if judge is not None:
         learned = recipe.readers(REWARD)

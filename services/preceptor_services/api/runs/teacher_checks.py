@@ -80,6 +80,24 @@ def check_suit(
                 field=each.field,
                 remedy=f"Choose a fallback with the tokenizer of {first.name}.",
             )
+    _answer_alike(recipe, own, student)
+
+
+def _answer_alike(recipe: Recipe, own: Mapping[str, Named], student: ModelFacts) -> None:
+    """Rollouts of one context are learned from on one support, whichever teacher each of them has."""
+    for name, router in recipe.routers.items():
+        named = [own[role] for role in router.experts if role in own]
+        wanted = [
+            choose_support(recipe, each.name, each.card, recipe.needs(name), student.vocab_size) for each in named
+        ]
+        for each, theirs in zip(named[1:], wanted[1:], strict=True):
+            if theirs.support is not wanted[0].support:
+                raise Invalid(
+                    f"{each.field}: teacher {each.name} would be asked for {theirs.support.value} and {named[0].name} "
+                    f"for {wanted[0].support.value}, and context '{name}' routes between them.",
+                    field=each.field,
+                    remedy='Override {"sparse": {"always": true}}, so that all are asked for ids.',
+                )
 
 
 class _Unfit(Invalid):

@@ -145,7 +145,7 @@ def _clips(term: Term) -> bool:
 
 
 def _is_sparse(recipe: Recipe, each: Named, student: ModelFacts) -> bool:
-    contexts = [name for name, context in recipe.contexts.items() if context.teacher == each.role]
+    contexts = [name for name, context in recipe.contexts.items() if each.role in context.scorers]
     chosen = [choose_support(recipe, each.name, each.card, recipe.needs(name), student.vocab_size) for name in contexts]
     return any(wanted.support in (Support.TOPK, Support.IDS) for wanted in chosen)
 
