@@ -308,7 +308,11 @@ def test_an_endpoint_that_joins_is_asked_and_one_that_leaves_is_not(tmp_path: Pa
         for context in range(12):
             there.score(about(context))
         assert set(there.hosts.scored()) == {"b", "c"}
+        ledger = there.pool.take_ledger()["expert"]
+        assert (ledger.joined, ledger.left) == (["http://c"], ["http://a"]), "told with the step in which it was"
         assert not there.pool.update({"expert": [address("c"), address("b")]}), "nothing changed"
+        again = there.pool.take_ledger()["expert"]
+        assert not again.joined and not again.left
         assert not there.pool.update({"expert": []}), "somebody who may be back is better than nobody"
         assert there.score(about(1))
 

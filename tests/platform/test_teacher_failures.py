@@ -226,7 +226,10 @@ def test_endpoints_join_and_leave_a_running_job(stack: Stack, client: Client, se
     list(events)
     run = client.runs.get(run.id)
     assert run.state is RunState.CANCELLED and run.attempt == 1, run.error
-    assert not any(each.retries or each.dropped for each in ledgers(client, run)), "nothing failed on the way"
+    asked = ledgers(client, run)
+    assert not any(each.retries or each.dropped for each in asked), "nothing failed on the way"
+    changed = [(each.joined, each.left) for each in asked if each.joined or each.left]
+    assert changed == [([second.url], []), ([], [first.url])], "each in the ledger of the step in which it was"
 
 
 def asked_of(client: Client, run: Run, events: Iterator[Event], true: Any, *, steps: int = 1) -> None:

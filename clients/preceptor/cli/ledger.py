@@ -32,6 +32,11 @@ def show_ledger(steps: Sequence[StepReport]) -> None:
     if ledger.teachers:
         output.console.print()
         _show_teachers(ledger.teachers)
+    if ledger.unrouted:
+        output.console.print(
+            f"\nRouters gave {ledger.unrouted:,} of the rollouts' contexts to no teacher: they have no opinion there.",
+            soft_wrap=True,
+        )
     if SAMPLER in ledger.teachers:
         output.console.print(f"\nIts sampler against its learner: {mismatch(steps)}.", soft_wrap=True)
 

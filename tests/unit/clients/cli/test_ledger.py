@@ -54,6 +54,18 @@ def test_people_are_told_stages_waits_and_teachers(capsys: pytest.CaptureFixture
     assert not any(line.startswith("hedges") for line in lines), "what is 0 everywhere is left out"
 
 
+def test_who_joined_and_left_and_what_nobody_was_asked_about_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = step(1, joined=[URL]), step(2, left=["http://127.0.0.1:2"])
+    other = other.model_copy(update={"ledger": other.ledger.model_copy(update={"unrouted": 3})})
+    show_ledger([one, other])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["joined", URL] for line in lines)
+    assert any(line.split() == ["left", "http://127.0.0.1:2"] for line in lines)
+    assert "Routers gave 3 of the rollouts' contexts to no teacher: they have no opinion there." in lines
+    show_ledger([one])
+    assert "Routers" not in capsys.readouterr().out
+
+
 def test_steps_that_came_to_nothing_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     steps = [
         each.model_copy(update={"metrics": {**each.metrics, "empty": float(each.step > 1)}})
