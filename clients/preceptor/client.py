@@ -20,6 +20,7 @@ import httpx
 
 from preceptor.connection import TIMEOUT, Connection
 from preceptor.resources.artifacts import Artifacts
+from preceptor.resources.codistillations import Codistillations
 from preceptor.resources.debates import Debates
 from preceptor.resources.keys import Keys
 from preceptor.resources.recipes import Recipes
@@ -51,6 +52,7 @@ class Client:
         self.recipes = Recipes(self._connection)
         self.artifacts = Artifacts(self._connection)
         self.skills = Skills(self._connection)
+        self.codistillations = Codistillations(self._connection)
         self.debates = Debates(self._connection)
         self.keys = Keys(self._connection)
 

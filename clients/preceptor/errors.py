@@ -14,6 +14,8 @@
      └─ TeacherError                  a teacher did not do what a run needs; `teacher` names it
          ├─ TeacherUnavailable        it did not answer within the deadline, retries included
          │   └─ VersionsDisagree      none of its endpoints has the weights version that is wanted
+         ├─ PeerLost                  a run's peer gave no sign of life, and the pair is to stop then
+         ├─ NeverPublished            a peer answered from weights that it never published
          ├─ Interrupted               waiting for it was broken off, because the job is to stop
          ├─ TeacherRefused            it answered with a 4xx: the request does not suit it
          └─ BadScores                 it answered with numbers that cannot be log-probabilities
@@ -167,6 +169,18 @@ class VersionsDisagree(TeacherUnavailable):
     """None of its endpoints has the weights version that is wanted."""
 
     slug, title = "versions-disagree", "Weights versions disagree"
+
+
+class PeerLost(TeacherError):
+    """A run's peer has given no sign of life for as long as the pair waits, and the run is not to go on alone."""
+
+    slug, title, status = "peer-lost", "Peer lost", 503
+
+
+class NeverPublished(TeacherError):
+    """A peer answered from weights that it never published: nobody could say what was learned from."""
+
+    slug, title = "never-published", "Never published"
 
 
 class Interrupted(TeacherError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from preceptor.wire.pairs import PeerAnswers
 from preceptor.wire.runs import Ledger, TeacherLedger
 
 
@@ -34,8 +36,17 @@ def _plus(one: Any, other: Any) -> Any:
     if isinstance(one, dict):
         return _sum(cast("dict[str, Any]", one), other)
     if isinstance(one, list):
-        return sorted({*cast("list[Any]", one), *other})
+        both = [*cast("list[Any]", one), *other]
+        return _answers(both) if both and isinstance(both[0], PeerAnswers) else sorted(set(both))
     return one + other
+
+
+def _answers(each: Iterable[PeerAnswers]) -> list[PeerAnswers]:
+    """What was alike, counted together."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for one in each:
+        counts[one.kind, one.version, one.lag] += one.count
+    return [PeerAnswers(kind=kind, version=v, lag=lag, count=n) for (kind, v, lag), n in sorted(counts.items())]
 
 
 def _fields(ledger: TeacherLedger) -> dict[str, Any]:

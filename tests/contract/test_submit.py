@@ -350,7 +350,6 @@ EMA = {"teacher": {"kind": "ema"}}
 @pytest.mark.parametrize(
     ("changes", "field", "said"),
     [
-        ({"teachers": {"self": "base"}}, "teachers.self", "this run trains the student's own weights"),
         (
             {"teachers": {"self": "base"}, "training": ADAPTERS, "overrides": EMA},
             "teachers.self",

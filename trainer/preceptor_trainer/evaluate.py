@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from preceptor.errors import Invalid
+from preceptor.wire.pairs import Outcomes
 from preceptor.wire.runs import Evaluation
 from preceptor.wire.score import Extra, ScoreRequest
 from preceptor.wire.teachers import Support
@@ -76,6 +77,7 @@ class Evaluator:
             sampled_ci95=mean_half_width(shares) if shares else None,
             seconds=monotonic() - began,
             hits=hits,
+            domains=_by_domain(self._tasks, hits),
         )
 
     def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
@@ -126,6 +128,14 @@ class Evaluator:
         entropy_T = score(self._model, request).entropy_T
         assert entropy_T is not None, "it was asked for"
         return float(entropy_T.sum(dtype=np.float64))
+
+
+def _by_domain(tasks: Sequence[Task], hits: Sequence[bool]) -> dict[str, Outcomes]:
+    found: dict[str, list[bool]] = {}
+    for task, hit in zip(tasks, hits, strict=True):
+        if (domain := task.columns.get("domain")) is not None:
+            found.setdefault(str(domain), []).append(hit)
+    return {domain: Outcomes(right=sum(each), wrong=len(each) - sum(each)) for domain, each in sorted(found.items())}
 
 
 def half_width(correct: int, n: int) -> float:

@@ -20,10 +20,8 @@ from typing import Protocol
 
 import torch
 
-from preceptor.errors import Invalid
 from preceptor.ledgers import added
 from preceptor.wire.runs import Evaluation, Run, RunResult, Sample, StepReport
-from preceptor.wire.teachers import OWN_BASE
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.batch import Batch, build_batch
 from preceptor_trainer.data import Data
@@ -35,7 +33,8 @@ from preceptor_trainer.learner import Learner
 from preceptor_trainer.ledgers import counted, ledger_of, share_of
 from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
-from preceptor_trainer.own_base import WithOwnBase
+from preceptor_trainer.own_base import with_own_base
+from preceptor_trainer.paired import Pair, Paired
 from preceptor_trainer.pipeline import Part, Pipeline, Taken
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe, Verifier
@@ -44,7 +43,7 @@ from preceptor_trainer.samplers import Remote, open_sampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
 from preceptor_trainer.skill_bank import RunBank, WithSkills
 from preceptor_trainer.snapshot import own_tokenizer
-from preceptor_trainer.student import Student, open_learning, open_student
+from preceptor_trainer.student import open_learning, open_student
 from preceptor_trainer.telling import describe, samples_of
 from preceptor_trainer.views import Task
 from preceptor_trainer.writer import Writer, stream
@@ -100,15 +99,16 @@ def train(
     ranks: Ranks | None = None,
     sampler: Remote | None = None,
     bank: RunBank | None = None,
+    pair: Pair | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
     `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
     self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result; `sampler`
-    writes for a run that names one; `bank` has the skills of one that pins them. Raises what a stage raises: the last
-    checkpoint is intact then.
+    writes for a run that names one; `bank` has the skills of one that pins them; `pair` connects one that has a peer
+    with it. Raises what a stage raises: the last checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler, bank)
+    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler, bank, pair)
     return loop.go()
 
 
@@ -128,6 +128,7 @@ class Loop:
         ranks: Ranks,
         sampler: Remote | None,
         bank: RunBank | None,
+        pair: Pair | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
         self._run, self._ranks = run, ranks
@@ -138,14 +139,16 @@ class Loop:
         opened = open_student(student, run.training, resume, ranks.device)
         self._model = opened.model
         learning = open_learning(opened.model, student, run.training, recipe.constraint, resume, ranks)
-        self._scorer = scorer = _with_own_base(scorer, run, opened)
+        self._scorer = scorer = with_own_base(scorer, run, opened, student)
+        self._paired = paired = Paired(pair, opened.model, run, recipe)
         self._learner = Learner(as_written(recipe, run), self._model, run.training, learning)
         self._sampling = open_sampler(opened.model, student, run, resume, sampler, ranks)
         writing = own_tokenizer(self._sampling.model)
         asking, seed = own_tokenizer(writing), run.training.seed
         self._leaks = leaks = LeakCheck(recipe, run.training.leak_check)
         self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
-        self._opinions = Opinions(recipe, asking, scorer, seed, self._learner.dtype, run.alignment, leaks)
+        dtype = self._learner.dtype
+        self._opinions = Opinions(recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet)
         self._evaluator = Evaluator(
             self._model,
             LocalSampler(self._model),
@@ -165,6 +168,7 @@ class Loop:
         training, state = self._run.training, self._keeper.state
         if self._teacher is not None:
             self._teacher.publish()
+        self._paired.publish(state.step)
         self._ranks.wait()
         if state.baseline is None:
             self._evaluate(0)
@@ -228,9 +232,11 @@ class Loop:
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)
         if self._teacher is not None and not any(trip.action == "rollback" for trip in trips):
-            publishing = monotonic()
-            self._teacher.follow(step)
-            taken.times.seconds["publish"] += monotonic() - publishing
+            with taken.times.of("publish"):
+                self._teacher.follow(step)
+        with taken.times.of("publish"):
+            self._paired.publish(step, written)
+        metrics |= self._paired.metrics(step)
         report = StepReport(step=step, metrics=metrics, ledger=ledger_of(shares, taken.times))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
 
@@ -283,18 +289,3 @@ class Loop:
             train_seconds=state.train_seconds,
         )
         return Ended(signal=Signal.GO, step=state.step, result=result, model=kept.model)
-
-
-def _with_own_base(scorer: Scorer, run: Run, student: Student) -> Scorer:
-    """The scorer, and the student's own base for the roles that the run gives it."""
-    roles = {role for role, name in run.teachers.items() if name == OWN_BASE}
-    if not roles:
-        return scorer
-    if student.base is None:
-        raise Invalid(
-            f"teachers: '{OWN_BASE}' is a LoRA student without its adapters, and this run trains all weights.",
-            field="training.lora",
-            remedy="Set training.lora, or register a teacher that serves the student's folder.",
-        )
-    dtype = "bfloat16" if run.training.precision == "bf16" else "float32"
-    return WithOwnBase(scorer, roles, student.base, run.student, dtype, run.training.microbatch_tokens)

@@ -9,7 +9,7 @@ Shape letters: T tokens of the whole batch, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -27,6 +27,7 @@ from preceptor_trainer.marking import Marker
 from preceptor_trainer.model import Model
 from preceptor_trainer.questions import Questions
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.standing import Standing
 from preceptor_trainer.texts import Case, Texts, View
 from preceptor_trainer.views import ContextView, Prompt, Rollout
 from preceptor_trainer.writer import stream
@@ -44,13 +45,16 @@ class Opinions:
         dtype: torch.dtype,
         alignment: Alignment = "ids",
         leaks: LeakCheck | None = None,
+        meet: Callable[[int], Mapping[str, Standing]] = lambda step: {},
     ) -> None:
+        """`meet` waits for the run's peer before a step is scored, and says how the two do."""
         self._recipe = recipe
         self._model = model
         self._seed = seed
         self._dtype = dtype
         self._leaks = leaks or LeakCheck(recipe)
         self._texts = Texts(scorer, seed)
+        self._meet = meet
         self._marker = Marker(model.folder)
         self._questions = Questions(recipe, model, scorer, dtype, alignment)
 
@@ -61,13 +65,14 @@ class Opinions:
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
         """The same for a part of a batch: whole groups, since a context may show a rollout's siblings."""
+        standing = self._meet(step)
         cases = [
             Case(
                 name=name,
                 asker=context,
                 on_failure=context.on_failure,
                 row=at,
-                view=self._view(name, rows, at, step),
+                view=self._view(name, rows, at, step, standing),
             )
             for name, context in self._recipe.contexts.items()
             for at, row in enumerate(rows)
@@ -120,13 +125,19 @@ class Opinions:
                 )
         return len(missing)
 
-    def _view(self, name: str, rows: Sequence[Row], index: int, step: int) -> View:
+    def _view(self, name: str, rows: Sequence[Row], index: int, step: int, standing: Mapping[str, Standing]) -> View:
         """What a context looks at, with the same random numbers whenever it does."""
         row = rows[index]
         group = tuple(_as_seen(other) for other in rows if other.task.id == row.task.id)
         seed = stream(self._seed, "context", step, name, row.task.id, row.index)
         return lambda replies: ContextView(
-            task=row.task, rollout=_as_seen(row), group=group, step=step, rng=Random(seed), replies=replies
+            task=row.task,
+            rollout=_as_seen(row),
+            group=group,
+            step=step,
+            rng=Random(seed),
+            replies=replies,
+            standing=standing,
         )
 
     def _wishes(self, case: Case, row: Row) -> list[Wish]:

@@ -1,4 +1,5 @@
-"""A LoRA student's own base as its frozen teacher, in this process: the weights under the adapters, held once.
+"""A student as it began, as its own frozen teacher, in this process: a LoRA student's weights under the adapters, held
+once; of a student that trains whole weights a second copy, of those that the run began with.
 
 The same scoring code as behind HTTP gives the same numbers. Nothing passes the network: its ledger has no requests.
 """
@@ -6,6 +7,7 @@ The same scoring code as behind HTTP gives the same numbers. Nothing passes the 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,14 +19,15 @@ from preceptor.frames import hash_of, head_buffers
 from preceptor.limits import check_lengths
 from preceptor.tensors import Tensor
 from preceptor.wire.chat import ChatRequest, Reply
-from preceptor.wire.runs import TeacherLedger
+from preceptor.wire.runs import Run, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores, context_hash
 from preceptor.wire.teachers import OWN_BASE, Card, HeadCard, Limits, Stamp, Support, Values
 from preceptor.wire.tokenizers import TokenizerFile
 from preceptor_trainer.asking import Scorer
-from preceptor_trainer.model import Model, head_of
+from preceptor_trainer.model import Model, head_of, load_model
 from preceptor_trainer.scoring import score
+from preceptor_trainer.student import Student
 
 MOST = 2**31 - 1
 
@@ -118,3 +121,14 @@ class WithOwnBase:
             queued_seconds=0.0,
             computed_seconds=seconds,
         )
+
+
+def with_own_base(scorer: Scorer, run: Run, student: Student, folder: Path) -> Scorer:
+    """The scorer, and the student as it began for the roles that the run gives it. `folder`: the student's."""
+    roles = {role for role, name in run.teachers.items() if name == OWN_BASE}
+    if not roles:
+        return scorer
+    base = student.base or load_model(folder, str(student.model.device))
+    base.module.train(False)
+    dtype = "bfloat16" if run.training.precision == "bf16" and student.base is not None else "float32"
+    return WithOwnBase(scorer, roles, base, run.student, dtype, run.training.microbatch_tokens)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
@@ -62,6 +63,15 @@ class Times:
     """Worked, by stage."""
     idle: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     """Waited, by stage and what for."""
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Counts what is done inside as worked by this stage."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += monotonic() - began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

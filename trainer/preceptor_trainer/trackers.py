@@ -51,7 +51,8 @@ class Tracked:
 
     def evaluation(self, evaluation: Evaluation) -> None:
         if evaluation.step > self._after or evaluation.step == 0 == self._after:
-            numbers = evaluation.model_dump(exclude={"hits", "step"}, exclude_none=True)
+            numbers = evaluation.model_dump(exclude={"hits", "step", "domains"}, exclude_none=True)
+            numbers |= {domain: each.right / (each.right + each.wrong) for domain, each in evaluation.domains.items()}
             self._tell(evaluation.step, {f"evaluation/{name}": float(value) for name, value in numbers.items()})
         self._reporter.evaluation(evaluation)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from preceptor_trainer.standing import Standing
+
 
 class Message(TypedDict):
     """One chat message, in the shape every chat template reads."""
@@ -104,6 +106,8 @@ class ContextView:
     rng: Random
     replies: Mapping[str, str] = field(default_factory=dict[str, str])
     """What `Context.read` kept of the answers to `Context.asks`, by key."""
+    standing: Mapping[str, Standing] = field(default_factory=dict[str, "Standing"])
+    """How the student and its peer do, by domain; empty where the run has no peer."""
     state: Mapping[str, object] = field(default_factory=dict[str, object])
     """The run's persistent state parts, by name (a skill bank, a replay buffer)."""
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
 from preceptor.wire.data import DataSpec
+from preceptor.wire.pairs import Outcomes, PairGrant, PeerAnswers
 from preceptor.wire.skills import PinnedBank
 from preceptor.wire.teachers import Card, Stamp, TeacherKind
 from preceptor.wire.training import Training
@@ -221,6 +222,8 @@ class TeacherLedger(Wire):
     """Endpoints that were asked from somewhere in this step on, by URL."""
     left: list[str] = Field(default_factory=list[str])
     """Endpoints that were no longer asked from somewhere in this step on."""
+    answers: list[PeerAnswers] = Field(default_factory=list[PeerAnswers])
+    """Of a peer: what each of its versions gave, and how far that one was behind."""
 
 
 class Ledger(Wire):
@@ -318,6 +321,8 @@ class Evaluation(Wire):
     """Seconds it took."""
     hits: list[bool]
     """Right or wrong, in the order of the tasks: the same tasks at every evaluation of a run."""
+    domains: dict[str, Outcomes] = Field(default_factory=dict[str, Outcomes])
+    """The same by the tasks' `domain`; empty where the data names none."""
 
     @property
     def score(self) -> float:
@@ -375,6 +380,8 @@ class LeaseGrant(Wire):
     """Whom to ask where a role's teacher gives no answer, by role."""
     recorded_step: Step
     """Steps up to this one are recorded already; reporting them again is a replay."""
+    pair: PairGrant | None = None
+    """The pair that the run is a side of; None: it is alone."""
 
 
 class LeaseStatus(Wire):

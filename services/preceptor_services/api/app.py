@@ -17,6 +17,7 @@ from preceptor.wire.teachers import Card, Probe
 from preceptor_services.api import health, problems
 from preceptor_services.api.artifacts import endpoints as artifacts
 from preceptor_services.api.artifacts.blobs import Blobs
+from preceptor_services.api.codistillations import endpoints as codistillations
 from preceptor_services.api.debates import endpoints as debates
 from preceptor_services.api.gate import Gate
 from preceptor_services.api.keys import endpoints as keys
@@ -44,6 +45,8 @@ ROUTERS = (
     recipes.ROUTER,
     artifacts.ROUTER,
     skills.ROUTER,
+    codistillations.ROUTER,
+    codistillations.WORKER_ROUTER,
     debates.ROUTER,
     keys.ROUTER,
 )

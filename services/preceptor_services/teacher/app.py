@@ -26,10 +26,11 @@ OPEN = frozenset({"/healthz", "/readyz"})
 MAX_JSON_BYTES = 16 << 20
 
 
-def create_teacher_app(backend: Backend, settings: TeacherSettings) -> FastAPI:
+def create_teacher_app(backend: Backend, settings: TeacherSettings, *, loads: bool = True) -> FastAPI:
     """A teacher's application. Nothing is computed before the first request.
 
-    Raises Invalid where the settings ask for what the backend cannot do.
+    `loads`: whether weights are taken over HTTP, where the settings say that it takes any; without, only whoever made
+    the application gives it some. Raises Invalid where the settings ask for what the backend cannot do.
     """
     service = Service.of(backend, settings)
 
@@ -43,7 +44,8 @@ def create_teacher_app(backend: Backend, settings: TeacherSettings) -> FastAPI:
     app.add_middleware(Gate, service=service)
     app.include_router(scores.router)
     app.include_router(completions.router)
-    app.include_router(weights.router)
+    if loads:
+        app.include_router(weights.router)
     app.include_router(writes.router)
     problems.install(app, "The teacher", openai=completions.PATHS)
 

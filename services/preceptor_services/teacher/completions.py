@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from preceptor.errors import Invalid, NotFound, PreceptorError, ServerFault
+from preceptor.wire.chat import WROTE
 from preceptor_services.teacher.backends import Draw, Text
 from preceptor_services.teacher.jobs import Job, Steps
 from preceptor_services.teacher.openai import ChatWish, CompletionWish, Usage
@@ -115,16 +116,19 @@ async def _answer(
         stream = _stream(job, events, shape, read, usage)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    def collected() -> Generator[None, None, list[tuple[int, Piece]]]:
+    def collected() -> Generator[None, None, tuple[int, list[tuple[int, Piece]]]]:
         found: list[tuple[int, Piece]] = []
+        version = teacher.backend.about.weights_version  # which stays until what has begun is finished
         for each in pieces():
             found.append(each)
             yield  # others may have a turn
-        return found
+        return version, found
 
     done = await teacher.run(request, job, Steps(collected))
-    choices = [[piece for index, piece in done.result if index == order.index] for order in orders]
-    return JSONResponse(shape.whole(choices, _usage(read, [piece for _, piece in done.result])))
+    version, written = done.result
+    choices = [[piece for index, piece in written if index == order.index] for order in orders]
+    whole = shape.whole(choices, _usage(read, [piece for _, piece in written]))
+    return JSONResponse({**whole, "system_fingerprint": f"{WROTE}{version}"})
 
 
 async def _stream(

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from preceptor.errors import Invalid, NotFound, ServerFault
 from preceptor.tensors import CONTENT_TYPE
 from preceptor.wire.weights import WeightsKind, WeightsLoaded
-from preceptor_services.teacher.loader import Loader
+from preceptor_services.teacher.loader import Loader, Update
 from preceptor_services.teacher.service import Service
 
 log = logging.getLogger(__name__)
@@ -63,23 +63,9 @@ async def _load(
     async with _spooled(request, loader, version) as (body, received):
         began = time.monotonic()
         update = await run_in_threadpool(loader.read, body, kind, version, scale)
-        make_live = await run_in_threadpool(service.backend.prepare, update.weights)
-
-        def exchange() -> None:
-            make_live()
-            head = service.backend.about.head
-            service.heads.move(None if head is None else head.hash, service.backend.head())
-            loader.took(update)
-
-        loader.expect(body)
-        try:
-            await service.scheduler.exclusive(exchange)
-        except Exception:
-            loader.expect(None)
-            raise
+        await put_live(service, loader, body, update)
         seconds = time.monotonic() - began
     weights = update.weights
-    service.meters.loaded.inc()
     log.info("version %d is live after %.2f s: %d tensors, %s", weights.version, seconds, len(weights.changed), kind)
     head = service.backend.about.head
     return WeightsLoaded(
@@ -90,6 +76,25 @@ async def _load(
         received_bytes=received,
         seconds=seconds,
     )
+
+
+async def put_live(service: Service, loader: Loader, body: Path, update: Update) -> None:
+    """Exchange the weights for those that were read from `body`, between two requests."""
+    make_live = await run_in_threadpool(service.backend.prepare, update.weights)
+
+    def exchange() -> None:
+        make_live()
+        head = service.backend.about.head
+        service.heads.move(None if head is None else head.hash, service.backend.head())
+        loader.took(update)
+
+    loader.expect(body)
+    try:
+        await service.scheduler.exclusive(exchange)
+    except Exception:
+        loader.expect(None)
+        raise
+    service.meters.loaded.inc()
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import SecretStr
 
 from preceptor.client import Client
 from preceptor.pool import DEADLINE, WAIT
@@ -33,6 +34,14 @@ class Bench:
     """Seconds in which a teacher must answer one call."""
     teacher_wait: float = WAIT
     """Seconds for which a context that waits goes on calling."""
+    peer_host: str = "127.0.0.1"
+    """Address that students are published at."""
+    peer_port: int = 0
+    """Port of that; 0: any."""
+    peer_url: str | None = None
+    """Where others reach it; None: at that address."""
+    teacher_key: SecretStr | None = None
+    """What they must show; None: no student can be published here."""
     devices: int = 1
     """Ranks that it starts for a run at most."""
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -52,6 +61,10 @@ def open_bench(settings: BenchSettings) -> Bench:
         scores=_scores(settings, folder),
         teacher_deadline=settings.teacher_deadline,
         teacher_wait=settings.teacher_wait,
+        peer_host=settings.peer_host,
+        peer_port=settings.peer_port,
+        peer_url=settings.peer_url,
+        teacher_key=settings.teacher_key,
         devices=settings.devices or torch.cuda.device_count() or os.cpu_count() or 1,
     )
 

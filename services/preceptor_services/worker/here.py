@@ -19,6 +19,7 @@ from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
 from preceptor_services.worker.lease import Endpoints, Lease
+from preceptor_services.worker.pairing import paired, peer_role
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_services.worker.sampler import PoolSampler
@@ -46,7 +47,7 @@ def train_here(
 
     def update(endpoints: Endpoints) -> Mapping[str, Changes]:
         heard[:] = [endpoints]
-        return pool.update(endpoints)
+        return pool.update({role: each for role, each in endpoints.items() if role != peer_role(grant)})
 
     def news() -> Endpoints | None:
         return heard.pop() if heard else None
@@ -64,7 +65,8 @@ def train_here(
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = told if ranks.mesh is None else Together(ranks, told, news)
         bank = open_bank(run, bench.client, pool)
-        return train(run, student, data, pool, together, work, resume, publisher, ranks, sampler, bank)
+        with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
+            return train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
 
 
 def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:
@@ -109,7 +111,7 @@ def _given(run: Run, ranks: Ranks, folder_of: Callable[[str], Path]) -> tuple[Pa
 
 def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> TeacherPool:
     return TeacherPool(
-        grant.teachers,
+        {role: each for role, each in grant.teachers.items() if role != peer_role(grant)},
         bench.folder / "heads",
         fallbacks=grant.fallbacks,
         scores=bench.scores,

@@ -46,6 +46,14 @@ class BenchSettings(ServiceSettings):
     devices: int | None = Field(None, ge=1)
     """Ranks that it starts for one run at most; a run of more devices is left to others. None: as many as the machine
     has CUDA devices, else processors."""
+    peer_host: str = "127.0.0.1"
+    """Address that a student is published at while its run is one side of a pair; docs/codistillation.md."""
+    peer_port: int = Field(0, ge=0, le=65_535)
+    """Port of that; 0: any that is free."""
+    peer_url: str | None = Field(None, pattern=r"^https?://\S+$")
+    """Where the other side's worker reaches it; None: http://PEER_HOST:PORT."""
+    teacher_key: SecretStr | None = None
+    """What whoever asks a published student must show: the same for all workers and the control plane."""
     worker_name: str = Field(default_factory=_own_name, min_length=1, max_length=100)
     """What runs show as their worker."""
 

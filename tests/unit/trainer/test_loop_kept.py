@@ -126,10 +126,13 @@ def test_a_lora_student_is_taught_by_its_own_base_as_by_a_server_of_its_folder(f
     assert {sample.stamps["reference"].teacher for sample in own.reporter.samples} == {"base"}
 
 
-def test_a_student_without_adapters_has_no_own_base(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="'base' is a LoRA student without its adapters") as caught:
-        go(folder, tmp_path, teachers={"self": "base"})
-    assert caught.value.field == "training.lora"
+def test_a_student_that_trains_all_weights_is_taught_by_a_copy_of_what_it_began_as(
+    folder: Path, tmp_path: Path
+) -> None:
+    served = go(folder, tmp_path / "a")
+    own = go(folder, tmp_path / "b", teachers={"self": "base"})
+    assert own.reporter.losses == served.reporter.losses
+    assert own.reporter.steps[-1].ledger.teachers["self"].weights_versions == [0]
 
 
 def test_an_ema_teacher_is_sent_the_average_of_the_student_s_weights(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
 from preceptor_services.api.runs.training_checks import check_training
 from preceptor_services.problems import invalid
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.standing import STANDING
 
 _EVERY_SETTING = Training(
     lora=LoRA(),
@@ -58,9 +59,15 @@ class Accepted:
     """The skill bank with its version."""
 
 
-def check(session: Session, wish: RunCreate) -> Accepted:
-    """Raises Invalid where a wish cannot be carried out."""
+def check(session: Session, wish: RunCreate, *, paired: bool = False) -> Accepted:
+    """Raises Invalid where a wish cannot be carried out. `paired`: it is one side of a pair."""
     recipe = recipe_of(wish)
+    if not paired and (reading := recipe.readers(STANDING)):
+        raise Invalid(
+            f"recipe: {reading[0]} asks how the student's peer does, and a run by itself has none.",
+            field="recipe",
+            remedy="Start it as one side of a pair: `preceptor codistill start pair.toml`.",
+        )
     training = _training(recipe, wish.training)
     check_leaks(recipe, training)
     student = _student(session, wish.student)

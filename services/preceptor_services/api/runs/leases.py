@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict, LeaseLost
 from preceptor.wire import runs as wire
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history
+from preceptor_services.api.runs import history, pairs
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import enqueue, shown
 from preceptor_services.api.teachers import service as teachers
@@ -56,6 +56,7 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
         teachers={role: _endpoint(session, run_id, role, name) for role, name in roles.registered.items()},
         fallbacks={role: _endpoint(session, run_id, role, name) for role, name in roles.fallbacks.items()},
         recorded_step=run.step,
+        pair=pairs.grant_of(session, run_id),
     )
 
 

@@ -93,8 +93,17 @@ def page(
     return Page(items=tuple(shown(each, roles.get(each.id, Roles())) for each in found[:limit]), next_cursor=more)
 
 
-def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempotency_key: str | None) -> wire.Run:
-    """Check a wish and queue it. The same wish under the same idempotency key is the run that it already became."""
+def start(
+    plane: Plane,
+    unit: Unit,
+    wish: wire.RunCreate,
+    key_id: str,
+    idempotency_key: str | None,
+    *,
+    paired: bool = False,
+) -> wire.Run:
+    """Check a wish and queue it. The same wish under the same idempotency key is the run that it already became.
+    `paired`: it is a side of a pair."""
     session, at = unit.session, plane.clock()
     hashed = _hash(wish)
     if idempotency_key is not None:
@@ -112,7 +121,7 @@ def start(plane: Plane, unit: Unit, wish: wire.RunCreate, key_id: str, idempoten
     asked = Roles(wish.teachers, wish.fallbacks, wish.sampler)
     for name in sorted({*asked.registered.values(), *asked.fallbacks.values()}):
         one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
-    accepted = check(session, wish)
+    accepted = check(session, wish, paired=paired)
     run_id = new_id("run")
     run = models.Run(
         id=run_id,

@@ -87,13 +87,6 @@ def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None
     for role, name in sorted(wish.teachers.items()):
         if name != OWN_BASE:
             continue
-        if training.lora is None:
-            raise Invalid(
-                f"teachers.{role}: '{OWN_BASE}' is a LoRA student without its adapters, and this run trains the "
-                "student's own weights.",
-                field=f"teachers.{role}",
-                remedy="Set training.lora, or register a teacher that serves the student's folder.",
-            )
         if role in wish.fallbacks:
             raise Invalid(
                 f"fallbacks.{role}: '{OWN_BASE}' answers in the worker's own process, so that nobody is ever asked "

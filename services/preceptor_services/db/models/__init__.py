@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from preceptor_services.db.columns import Base
 from preceptor_services.db.models.artifacts import Artifact, Blob
+from preceptor_services.db.models.codistillations import Codistillation, CodistillationSide, Publication
 from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
@@ -21,6 +22,8 @@ __all__ = [
     "Artifact",
     "Base",
     "Blob",
+    "Codistillation",
+    "CodistillationSide",
     "Debate",
     "DebateTemplate",
     "DebateTurn",
@@ -28,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Key",
+    "Publication",
     "Run",
     "RunTeacher",
     "Sample",

@@ -1,0 +1,234 @@
+"""A run's peer, as its worker knows it: which versions it has published, how it does, whether it is near enough.
+
+What is known comes from the control plane, which a thread asks now and then; what is learned from comes from the peer
+itself. A version is recorded there before it answers, so that an answer of one that is not is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from preceptor.client import Client
+from preceptor.errors import Interrupted, NeverPublished, PeerLost, PreceptorError
+from preceptor.wire.pairs import Outcomes, PairGrant, PeerServing, Publication, Published, step_of, version_of
+from preceptor.wire.runs import LeaseGrant, RunState
+from preceptor.wire.weights import WeightsKind
+from preceptor_services.worker.lease import Lease
+from preceptor_services.worker.live import LiveStudent
+from preceptor_trainer.standing import Standing, Standings
+
+ASKS_SECONDS, WAITS_SECONDS = 1.0, 0.1
+"""How often the control plane is asked about the peer: by the way, and while this side waits."""
+
+_log = logging.getLogger(__name__)
+
+
+class Link:
+    """The loop's `Pair`, while it is open."""
+
+    def __init__(
+        self,
+        client: Client,
+        grant: LeaseGrant,
+        pair: PairGrant,
+        lease: Lease,
+        student: LiveStudent,
+        url: str,
+        *,
+        stopping: Callable[[], bool],
+        moved: Callable[[str, str | None], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`url`: where others reach `student`. `moved` is told where the peer answers whenever that is elsewhere."""
+        self._client, self._lease, self._student, self._url = client, lease, student, url
+        self._run, self._fence, self.pair, self._policy = grant.run.id, grant.fence, pair, pair.policy
+        self._stopping, self._moved, self._clock = stopping, moved, clock
+        self._serving = False
+        self._changed = threading.Condition()
+        self._standings = Standings(pair.policy.memory, pair.teaches, pair.peer_teaches)
+        self._versions: set[int] = set()
+        self._newest: int | None = None
+        self._state: str = RunState.QUEUED
+        self._peer_url: str | None = None
+        self._sign_of_life = clock()
+        self._alone = False
+        self._step = 0
+        self._hurried = threading.Event()
+        self._met: dict[int, Mapping[str, Standing]] = {}
+        self._told: dict[int, dict[str, float]] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._ask, name=f"peer of {self._run}", daemon=True)
+
+    def __enter__(self) -> Link:
+        """Learn what is known of both sides so far."""
+        newest = 0
+        while own := self._lease.report(partial(self._published, self._run, newest)).publications:
+            for each in own:
+                self._standings.own(each.outcomes)
+            newest = own[-1].version
+        self._lease.report(self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.set()
+        self._hurried.set()
+        self._thread.join(5.0)
+
+    # -- the loop's --------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        step: int,
+        weights: Mapping[str, torch.Tensor],
+        kind: WeightsKind,
+        scale: float | None,
+        outcomes: Mapping[str, Outcomes],
+    ) -> None:
+        """Record a version, then have it answer. Raises LeaseLost, and what a body that does not fit raises."""
+        version = version_of(self._fence, step)
+
+        def announce(hash: str) -> None:
+            told = Publication(version=version, step=step, weights_hash=hash, outcomes=dict(outcomes))
+            send = self._client.codistillations.publish
+            self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, told)))
+
+        self._student.move(weights, kind, scale, version, announce)
+        with self._changed:
+            self._standings.own(outcomes)
+        if not self._serving:
+            serving = PeerServing(fence=self._fence, url=self._url, card=self._student.card)
+            serve = self._client.codistillations.serve
+            self._lease.heard(self._lease.report(lambda: serve(self._run, serving)))
+            self._serving = True
+            _log.info("run %s: its student answers at %s as %s", self._run, self._url, self.pair.teacher)
+
+    def meet(self, step: int) -> Mapping[str, Standing]:
+        """Wait for the peer, as the policy says. What is known stays the same for all parts of a step."""
+        with self._changed:
+            if step not in self._met:
+                began, self._step = self._clock(), step - 1
+                self._wait(step - 1)
+                self._met = {known: each for known, each in self._met.items() if known >= step - 64}
+                self._met[step] = self._standings.now()
+                self._told[step] = {"peer_waited_seconds": self._clock() - began, "peer_alone": float(self._alone)}
+            return self._met[step]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """How long the peer was waited for, and whether the step went on without it."""
+        with self._changed:
+            return self._told.pop(step, {})
+
+    # -- of whoever asks the peer ------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """The student's own, when what is being scored was asked for."""
+        return self._step
+
+    @property
+    def alone(self) -> bool:
+        """Whether this side goes on without its peer for now."""
+        return self._alone
+
+    def check_published(self, version: int | None, teacher: str) -> int:
+        """The version, which the peer has published. Raises NeverPublished."""
+        with self._changed:
+            known = version in self._versions
+        if not known:
+            self._lease.report(self._look)
+        if version is None or version not in self._versions:
+            raise NeverPublished(
+                f"Peer '{teacher}' answered from weights version {version}, which run {self.pair.peer_run} never "
+                "published.",
+                teacher=teacher,
+                remedy="See that nobody else answers at its address; then resume this run.",
+            )
+        return version
+
+    def silent(self, error: PreceptorError, teacher: str) -> None:
+        """The peer did not answer for as long as it is waited for. Raises PeerLost where the pair stops then."""
+        with self._changed:
+            self._lose(f"It did not answer: {error.problem.detail}")
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait(self, own_step: int) -> None:
+        """Until the peer is near enough, is not to be waited for, or is lost. Under the lock."""
+        began = self._clock()
+        try:
+            while not self._near(own_step):
+                if self._stopping() or self._closing.is_set():
+                    raise Interrupted("Waiting for the peer was broken off: the run is to stop.", teacher="peer")
+                if self._clock() - max(began, self._sign_of_life) > self._policy.patience:
+                    return self._lose(f"Nothing was heard of it for {self._policy.patience:g} s.")
+                self._hurried.set()
+                self._changed.wait(WAITS_SECONDS)
+        finally:
+            self._hurried.clear()
+
+    def _near(self, own_step: int) -> bool:
+        if self._alone:
+            return True
+        if self._newest is None or self._peer_url is None:
+            return self._state == RunState.SUCCEEDED
+        within = own_step - step_of(self._newest) <= self._policy.max_lag
+        return within or self._policy.on_lag == "go_on" or self._state == RunState.SUCCEEDED
+
+    def _lose(self, why: str) -> None:
+        if self._policy.on_loss == "stop" and self._state != RunState.SUCCEEDED:
+            raise PeerLost(
+                f"The peer (run {self.pair.peer_run}, {self._state}) is lost. {why}",
+                teacher="peer",
+                remedy="See to its worker, then resume the pair: `preceptor codistill resume`.",
+            )
+        if not self._alone:
+            _log.warning("run %s: goes on without its peer, run %s. %s", self._run, self.pair.peer_run, why)
+        self._alone = True
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._look()
+            except PreceptorError as error:
+                _log.warning("run %s: nothing could be learned of its peer (%s)", self._run, error)
+            if self._hurried.is_set():
+                self._closing.wait(WAITS_SECONDS)
+            else:
+                self._hurried.wait(ASKS_SECONDS)
+
+    def _look(self) -> None:
+        """Take note of what the control plane knows of the peer."""
+        while self._took(self._published(self.pair.peer_run, self._newest or 0)):
+            pass
+
+    def _published(self, run: str, after: int) -> Published:
+        return self._client.codistillations.published(run, after=after)
+
+    def _took(self, found: Published) -> bool:
+        """Whether there may be more."""
+        with self._changed:
+            self._state = found.state
+            new = [each for each in found.publications if each.version not in self._versions]
+            for each in new:
+                self._versions.add(each.version)
+                self._standings.peer(each.outcomes)
+                self._newest = max(self._newest or 0, each.version)
+            if new:
+                self._sign_of_life = self._clock()
+                if self._alone:
+                    _log.info("run %s: its peer is back, at step %d", self._run, step_of(new[-1].version))
+                self._alone = False
+            if found.url is not None and found.url != self._peer_url:
+                self._peer_url = found.url
+                self._moved(found.url, found.key_env)
+            self._changed.notify_all()
+            return bool(new)
