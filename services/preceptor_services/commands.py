@@ -45,6 +45,7 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the control plane; 0: any.")] = 8420,
     teacher_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the teacher; 0: any.")] = 8421,
     teacher_model: Annotated[str | None, typer.Option(help="A folder or a name; else the shipped model.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Trainers: each advances one run at a time.")] = 1,
     register_teacher: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Register the teacher; needs PRECEPTOR_KEY after the first start."),
@@ -73,6 +74,7 @@ def up(
             port=port,
             teacher_port=teacher_port,
             teacher_model=model_folder(teacher_model) if teacher_model else shipped_model(),
+            workers=workers,
             new_admin_key=new_admin_key,
         )
         run_up(settings, on_ready=on_ready, tell=lambda happening: _tell(happening, as_json))

@@ -3,7 +3,7 @@
     broker    a private Valkey with a password, on a loopback port of its own
     api       the control plane, on SQLite
     teacher   the logprob service, hf backend
-    worker    the trainer's process
+    worker    the trainer's process; several where it is asked for, as two runs that teach each other need
 
 What is on disk: `preceptor.db` and blobs (the API's), `broker/`, `cache/` (the worker's), `logs/`, `up.json` (where
 this start listens; no secrets). Keys between the processes are drawn at every start and live in environments only.
@@ -58,6 +58,8 @@ class UpSettings:
     """Model folder that the teacher serves."""
     teacher_name: str = "embedded"
     """What the teacher calls itself."""
+    workers: int = 1
+    """How many trainers: each advances one run at a time."""
     new_admin_key: bool = False
     """Make an admin key though this is not the first start; the one of the first start stops working."""
 
@@ -87,7 +89,7 @@ def run_up(settings: UpSettings, *, on_ready: Callable[[Ready], None], tell: Cal
         with _signals(supervisor):
             try:
                 supervisor.start([plan.broker()])
-                supervisor.start([plan.api(), plan.teacher(), plan.worker()])
+                supervisor.start([plan.api(), plan.teacher(), *map(plan.worker, range(1, settings.workers + 1))])
                 if not supervisor.stopping:
                     _write_state(state_file, plan)
                     on_ready(
@@ -169,15 +171,17 @@ class _Plan:
         env = self._env({"TEACHER_KEY": self._teacher_key})
         return Process(name="teacher", command=command, env=env, ready=_answers(f"{self.teacher_url}/readyz"))
 
-    def worker(self) -> Process:
+    def worker(self, number: int) -> Process:
+        """The first keeps what it fetches where it always did."""
+        suffix = "" if number == 1 else f"-{number}"
         env = {
             "URL": self.url,
             "KEY": self._worker_key,
             "BROKER_URL": self._broker_url,
-            "CACHE_DIR": str((self.settings.home / "cache").resolve()),
+            "CACHE_DIR": str((self.settings.home / f"cache{suffix}").resolve()),
             "TEACHER_KEY": self._teacher_key,
         }
-        return Process(name="worker", command=_preceptor("worker"), env=self._env(env), stop_seconds=60)
+        return Process(name=f"worker{suffix}", command=_preceptor("worker"), env=self._env(env), stop_seconds=60)
 
     def _env(self, own: Mapping[str, str]) -> dict[str, str]:
         dropped = {f"PRECEPTOR_{name}{form}" for name in _OWNED for form in ("", "_FILE")}

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 import typer
 from pydantic import ValidationError
 
-from preceptor.cli import artifacts, debates, exports, keys, output, recipes, runs, skills, teachers
+from preceptor.cli import artifacts, codistill, debates, exports, keys, output, recipes, runs, skills, teachers
 from preceptor.errors import Invalid, PreceptorError
 
 COMMANDS_GROUP = "preceptor.commands"
@@ -35,6 +35,7 @@ def create_app() -> typer.Typer:
     app.add_typer(exports.app, name="models")
     app.add_typer(skills.app, name="skills")
     app.add_typer(debates.app, name="debates")
+    app.add_typer(codistill.app, name="codistill")
     app.add_typer(keys.app, name="keys")
     contributed = entry_points(group=COMMANDS_GROUP)
     for each in contributed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,17 +52,25 @@ def picture(steps: Sequence[StepReport], evaluations: Sequence[Evaluation], titl
     return path
 
 
-def _curve(x: Sequence[int], y: Sequence[float], title: str, *, colour: bool) -> str:
+def several(curves: Mapping[str, Sequence[tuple[int, float]]], title: str, *, colour: bool) -> str:
+    """Some curves over the steps in one plot, each with its name."""
     figure = _plots("plotext").figure
     figure.clear()
     figure.plot_size(min(WIDEST, shutil.get_terminal_size().columns - 1), HEIGHT)
-    signal = figure.signal(list(x), list(y), marker="braille")
-    signal.lines()
-    figure.draw(signal)
+    for name, points in curves.items():
+        signal = figure.signal([x for x, _ in points], [y for _, y in points], marker="braille")
+        signal.lines()
+        if name:
+            signal.label(name)
+        figure.draw(signal)
     figure.title(title)
     figure.label("step", axis="x")
     text: str = figure.build().string(not colour)
     return text
+
+
+def _curve(x: Sequence[int], y: Sequence[float], title: str, *, colour: bool) -> str:
+    return several({"": list(zip(x, y, strict=True))}, title, colour=colour)
 
 
 def _plots(module: str, *, backend: bool = False) -> Any:
