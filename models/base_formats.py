@@ -23,8 +23,9 @@ from preceptor_trainer.parts.contexts import (
     Skills,
     corrupted,
 )
+from preceptor_trainer.parts.contexts_debated import Debate
 from preceptor_trainer.parts.contexts_tried import Feedback, PeerFailure
-from preceptor_trainer.parts.contexts_written import Critique, Debate, Rubric
+from preceptor_trainer.parts.contexts_written import Critique, Rubric
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.recipes.cepo import WrongAnswer
 from preceptor_trainer.recipes.purified_opsd import ReferenceAlone

@@ -146,6 +146,10 @@ class Context(Part):
             raise ValueError("the reply is empty")
         return reply.strip()
 
+    def missed(self, view: ContextView, key: str, why: str) -> str | None:
+        """What is kept in place of a text that is `unavailable`, `cut_off` or `unreadable`; None: no opinion then."""
+        return None
+
     @abstractmethod
     def prompts(self, view: ContextView) -> Sequence[Prompt]:
         """None: this teacher has no opinion on this rollout. Several: one opinion each."""

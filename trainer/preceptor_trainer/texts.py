@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from preceptor.errors import TeacherUnavailable
 from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
+from preceptor.wire.debates import Missing
 from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.recipe import Context, Router
@@ -87,9 +88,9 @@ class Texts:
                 counts["unwritten" if reply is None else "texts"][key[0]] += 1
             for case, ask in asked:
                 reply = said[keys[id(case), ask.key]]
-                if reply is None or not _kept(case, ask, reply):
-                    case.silent = True
+                if (why := _missing(case, ask, reply)) is not None:
                     counts["unreadable"][ask.teacher] += reply is not None
+                    _do_without(case, ask, why)
             wanting = list({id(case): case for case, _ in asked if not case.silent}.values())
         raise ValueError(f"contexts.{wanting[0].name}: still wants text after {ROUNDS} rounds")
 
@@ -147,15 +148,26 @@ def wording(context: Context) -> str | None:
     return f"{context.kind}@{sha256(repr(sorted(held.items())).encode()).hexdigest()[:12]}" if held else None
 
 
-def _kept(case: Case, ask: Ask, reply: Reply) -> bool:
-    """Whether there is something to keep of a reply; if so it is among the case's."""
+def _missing(case: Case, ask: Ask, reply: Reply | None) -> Missing | None:
+    """Why there is nothing to keep of a reply; None: there is, and it is among the case's."""
+    if reply is None:
+        return "unavailable"
     if not reply.finished:
-        return False
+        return "cut_off"
     try:
         case.replies[ask.key] = case.asker.read(case.seen(), ask.key, reply.text)
     except ValueError:
-        return False
-    return True
+        return "unreadable"
+    return None
+
+
+def _do_without(case: Case, ask: Ask, why: Missing) -> None:
+    """What the context keeps in a text's place; where that is nothing, it has no opinion."""
+    instead = case.asker.missed(case.seen(), ask.key, why) if isinstance(case.asker, Context) else None
+    if instead is None:
+        case.silent = True
+    else:
+        case.replies[ask.key] = instead
 
 
 def _ledgers(counts: Mapping[str, Counter[str]]) -> dict[str, TeacherLedger]:

@@ -209,3 +209,23 @@ def test_a_silent_context_has_no_opinion_and_the_others_carry_their_wording(mode
     (slot,) = opinions.gather([heard]).slots["critique"]
     assert [index in slot.stamps for index in range(4)] == [False, False, True, True]
     assert slot.stamps[2].wording == wording(recipe.contexts["critique"])
+
+
+def test_a_debater_who_babbles_is_counted_and_the_others_scores_make_up_for_it(model: Model) -> None:
+    recipe = recipes.load("mad_opd").override({"rollout": {"max_tokens": 6, "samples": 2}})
+    rows = Writer(recipe.rollout, model, LocalSampler(model), seed=0).write(ToyData().train(1, 2, 0), 1)
+    lost = rows[0].task.messages[-1]["content"]
+
+    def write(role: str, request: ChatRequest) -> Reply:
+        if role == "first" and lost in request.messages[0].content:
+            return Reply(text="I am not sure.", finished=True)
+        sure = {"first": 90, "second": 30}[role]
+        return Reply(text=f"<argument>-</argument><confidence>{sure}</confidence>", finished=True)
+
+    opinions = Opinions(recipe, model, LocalScorer({"first": model, "second": model}, write), 0, torch.float32)
+    heard = opinions.hear(rows, 1)
+    assert (heard.texts["first"].unreadable, heard.texts["second"].unreadable) == (2, 0)
+    assert [(wish.row, wish.role) for wish in heard.wishes if wish.row < 2] == [(0, "second"), (1, "second")]
+    slots = opinions.gather([heard]).slots["debate"]
+    whole_T = torch.stack([slot.weight_T * slot.present_T for slot in slots]).sum(0)
+    torch.testing.assert_close(whole_T, torch.ones_like(whole_T))

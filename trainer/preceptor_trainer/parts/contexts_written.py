@@ -1,4 +1,4 @@
-"""Contexts around a text that somebody writes for them: a rubric, a critique, a debate.
+"""Contexts around a text that somebody writes for them: a rubric, a critique.
 
 A text teacher is asked, by the role that `writer` names; any chat endpoint can fill it. What it must answer with stands
 between two tags, once: a reply that has none, or was cut off, is counted (`unreadable`) and the context has no opinion
@@ -10,18 +10,15 @@ recorded with every score (`Stamp.wording`).
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from math import exp
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from preceptor.texts import filled, tagged
-from preceptor_trainer.parts.contexts import Shown, asked, corrupted, question
-from preceptor_trainer.recipe import Context
-from preceptor_trainer.views import Ask, ContextView, Message, Prompt
+from preceptor_trainer.parts.contexts import Shown, question
+from preceptor_trainer.views import Ask, ContextView, Message
 
 
 class Written(Shown):
@@ -117,88 +114,3 @@ class Critique(Written, kind="critique"):
 
     def _given(self, view: ContextView) -> str | None:
         return None  # no row knows what the student will have written
-
-
-class Debate(Context, kind="debate"):
-    """What several teachers said of the student's answer in turn, shown to each of them; one opinion each, weighed by
-    how sure it said it was in the last round: softmax(c / tau), c in [0, 1] (MAD-OPD, arXiv:2605.01347).
-
-    Every debater both writes and scores. Where the data brings a `debate`, nobody writes, and all weigh alike.
-    """
-
-    reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
-    debaters: tuple[str, ...] = Field(default=("first", "second"), min_length=1)
-    """Their roles."""
-    rounds: int = Field(default=2, ge=1, le=8)
-    """How often each speaks; within a round nobody hears the others."""
-    tau: float = Field(default=1.0, gt=0)
-    """Temperature of the confidences; a small one hears the surest alone."""
-    max_tokens: int = Field(default=512, ge=1, le=100_000)
-    """Longest reply. One that is longer is cut off, and counts as unreadable."""
-    template: str = "{question}\n\nA debate about this problem:\n{debate}\n\nNow solve the problem."
-    """The text that replaces the last user message; it holds `{question}` and `{debate}` once each."""
-    ask_template: str = (
-        "You are one of several experts who discuss a student's answer to a question.\n\n"
-        "<question>\n{question}\n</question>\n\n<attempt>\n{attempt}\n</attempt>\n\n"
-        "What was said so far:\n<debate>\n{debate}\n</debate>\n\n"
-        "Reply with your argument between <argument> and </argument>, and then with how sure you are of it, from 0 to "
-        "100, between <confidence> and </confidence>."
-    )
-    """What a debater reads; it may hold `{question}`, `{attempt}` and `{debate}`."""
-    wrong: bool = False
-    """The control arm: show a corrupted transcript."""
-
-    @model_validator(mode="after")
-    def _suits(self) -> Self:
-        for name in ("question", "debate"):
-            if self.template.count(f"{{{name}}}") != 1:
-                raise ValueError(f"template: it must hold {{{name}}} exactly once")
-        if len(set(self.debaters)) != len(self.debaters):
-            raise ValueError("debaters: one is named twice")
-        return self
-
-    @property
-    def scorers(self) -> tuple[str, ...]:
-        return self.debaters
-
-    @property
-    def writers(self) -> tuple[str, ...]:
-        return self.debaters
-
-    def asks(self, view: ContextView) -> Sequence[Ask]:
-        if view.task.columns.get("debate") is not None:
-            return ()
-        for number in range(self.rounds):
-            if f"{number}/{self.debaters[0]}" not in view.replies:
-                pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
-                pieces["debate"] = self._transcript(view, number) or "(nothing)"
-                message = Message(role="user", content=filled(self.ask_template, pieces))
-                return [
-                    Ask(key=f"{number}/{each}", teacher=each, messages=(message,), max_tokens=self.max_tokens)
-                    for each in self.debaters
-                ]
-        return ()
-
-    def read(self, view: ContextView, key: str, reply: str) -> str:
-        confidence = tagged(reply, "confidence")
-        if not re.fullmatch(r"\d{1,3}", confidence) or int(confidence) > 100:
-            raise ValueError(f"<confidence> holds {confidence[:40]!r}, no whole number from 0 to 100")
-        return f"{confidence} {tagged(reply, 'argument')}"
-
-    def prompts(self, view: ContextView) -> Sequence[Prompt]:
-        given = view.task.columns.get("debate")
-        text = self._transcript(view, self.rounds) if given is None else str(given)
-        text = corrupted(text, view.rng) if self.wrong else text
-        sure = [1.0 if given is not None else exp(self._confidence(view, each) / self.tau) for each in self.debaters]
-        messages = asked(view.task, self.template, {"debate": text})
-        return [
-            Prompt(messages=messages, teacher=each, weight=share / sum(sure))
-            for each, share in zip(self.debaters, sure, strict=True)
-        ]
-
-    def _transcript(self, view: ContextView, rounds: int) -> str:
-        spoken = [(each, view.replies[f"{number}/{each}"]) for number in range(rounds) for each in self.debaters]
-        return "\n".join(f"{each}: {reply.partition(' ')[2]}" for each, reply in spoken)
-
-    def _confidence(self, view: ContextView, debater: str) -> float:
-        return int(view.replies[f"{self.rounds - 1}/{debater}"].partition(" ")[0]) / 100

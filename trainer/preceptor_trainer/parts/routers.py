@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from preceptor_trainer.parts.contexts import filled, question
-from preceptor_trainer.parts.contexts_written import tagged
+from preceptor.texts import filled, tagged
+from preceptor_trainer.parts.contexts import question
 from preceptor_trainer.router import Router, Unrouted
 from preceptor_trainer.views import Ask, ContextView, Message
 

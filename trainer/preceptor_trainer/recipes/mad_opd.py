@@ -12,7 +12,7 @@ agents (reverse KL for code), temperature 0.7 and learning rate 1e-5 (a cosine w
 whole answer, not step by step of an agent's.
 """
 
-from preceptor_trainer.parts.contexts_written import Debate
+from preceptor_trainer.parts.contexts_debated import Debate
 from preceptor_trainer.parts.divergences import JSD
 from preceptor_trainer.parts.rollouts import Student
 from preceptor_trainer.parts.targets import Each

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from math import exp
 from random import Random
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from preceptor.texts import tagged
 from preceptor_trainer.parts.contexts_marked import Marked
 from preceptor_trainer.parts.contexts_tutored import Tutored, anchored
-from preceptor_trainer.parts.contexts_written import Critique, Debate, Rubric
+from preceptor_trainer.parts.contexts_written import Critique, Rubric
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
 
@@ -91,48 +89,6 @@ def test_the_control_arm_of_a_rubric_corrupts_the_reference_too() -> None:
     (prompt,) = part.prompts(answered(part, {"rubric": "<rubric>2 digits</rubric>"}))
     text = prompt.messages[0]["content"]
     assert "6*7=42" not in text and "2 digits" not in text and " digits" in text
-
-
-def test_a_debate_is_shown_to_each_debater_weighed_by_softmax_of_its_last_confidence() -> None:
-    part = Debate(tau=0.5)
-
-    def reply(said: str, sure: int) -> str:
-        return f"<argument>{said}</argument><confidence>{sure}</confidence>"
-
-    replies = {
-        "0/first": reply("a", 10),
-        "0/second": reply("b", 10),
-        "1/first": reply("c", 90),
-        "1/second": reply("d", 40),
-    }
-    seen = answered(part, replies)
-    prompts = part.prompts(seen)
-    assert [each.teacher for each in prompts] == ["first", "second"]
-    assert "first: a\nsecond: b\nfirst: c\nsecond: d" in prompts[0].messages[0]["content"]
-    scores = [exp(0.9 / 0.5), exp(0.4 / 0.5)]
-    assert [each.weight for each in prompts] == pytest.approx([score / sum(scores) for score in scores])
-    later = part.asks(view(replies={key: seen.replies[key] for key in ("0/first", "0/second")}))
-    assert all("second: b" in ask.messages[0]["content"] for ask in later)
-    (alone,) = Debate(debaters=("first",)).prompts(answered(Debate(debaters=("first",)), replies))
-    assert alone.weight == 1.0
-
-
-def test_a_debate_of_the_data_is_read_by_all_alike() -> None:
-    task = Task(id="x", messages=TASK.messages, columns={"debate": "He said, she said."})
-    part = Debate(debaters=("a", "b", "c", "d"))
-    assert part.asks(view(task=task)) == ()
-    assert [each.weight for each in part.prompts(view(task=task))] == [0.25] * 4
-
-
-@pytest.mark.parametrize("sure", ["101", "-1", "high", "0.5", ""])
-def test_a_confidence_is_a_number_from_0_to_100(sure: str) -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        Debate().read(view(), "0/first", f"<argument>a</argument><confidence>{sure}</confidence>")
-
-
-def test_debaters_are_different() -> None:
-    with pytest.raises(ValidationError, match="named twice"):
-        Debate(debaters=("a", "a"))
 
 
 SPANS = [{"text": "it", "label": "a start"}, {"text": "is 41", "label": "a wrong sum"}]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log
+from random import Random
 
 import torch
 
 from preceptor_trainer import recipes
 from preceptor_trainer.batch import Batch
 from preceptor_trainer.parts.divergences import JSD
+from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.views import ContextView, Rollout
 from tests.unit.trainer.by_hand import gradient
 from tests.unit.trainer.reference import jsd
 from tests.unit.trainer.setting import batch_of, learn, said
@@ -42,6 +45,39 @@ def test_debaters_who_are_equally_sure_count_alike() -> None:
     both, (one, other) = debate((0.5, 0.5)), debate((1.0, 1.0)).slots["debate"]
     alone = [learn(MAD, replace(both, slots={"debate": [slot]})).grad_TD for slot in (one, other)]
     torch.testing.assert_close(learn(MAD, both).grad_TD, (alone[0] + alone[1]) / 2)
+
+
+def shares(one: int, other: int) -> tuple[float, ...]:
+    """What two debaters count who are so sure of what they say, as the recipe's own context works it out."""
+    context, replies = MAD.contexts["debate"], dict[str, str]()
+    own = Rollout(index=0, text="?")
+
+    def view() -> ContextView:
+        return ContextView(task=ROWS[0].task, rollout=own, group=(own,), step=1, rng=Random(0), replies=dict(replies))
+
+    while asks := context.asks(view()):
+        sure = dict(zip(context.writers, (one, other), strict=True))
+        said = {ask.key: f"<argument>-</argument><confidence>{sure[ask.teacher]}</confidence>" for ask in asks}
+        replies |= {key: context.read(view(), key, reply) for key, reply in said.items()}
+    return tuple(prompt.weight for prompt in context.prompts(view()))
+
+
+def test_debaters_who_are_equally_sure_are_multi_teacher_distillation() -> None:
+    """Up to the number of teachers: shares sum to one, and OPD with several sums over them."""
+    several = {"kind": "each", "contexts": ["first", "second"]}
+    plain = {name: {"kind": "plain", "teacher": name} for name in ("first", "second")}
+    opd = recipes.load("opd").model_dump() | {"contexts": plain, "target": several, "objective": [{"kind": "jsd"}]}
+    multi = Recipe.model_validate(opd)
+    both = debate(shares(70, 70))
+    one, other = both.slots["debate"]
+    assert float((one.weight_T + other.weight_T).max()) == float((one.weight_T + other.weight_T).min()) == 1.0
+    alone = {
+        "first": [replace(one, context="first", weight_T=torch.ones_like(one.weight_T))],
+        "second": [replace(other, context="second", weight_T=torch.ones_like(other.weight_T))],
+    }
+    torch.testing.assert_close(2 * learn(MAD, both).grad_TD, learn(multi, replace(both, slots=alone)).grad_TD)
+    unequal = learn(MAD, debate(shares(90, 10))).grad_TD
+    assert not torch.allclose(2 * unequal, learn(multi, replace(both, slots=alone)).grad_TD)
 
 
 def test_no_disagreement_pushes_a_logit_further_than_half_of_ln_2() -> None:
