@@ -23,7 +23,7 @@ class Part(BaseModel, ABC):
     On the wire a part is its fields plus `kind`, and a role's field accepts any of its kinds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Part]]] = {}
 

@@ -407,6 +407,8 @@ class Recipe(BaseModel):
     def _composes(self) -> Self:
         if not self.objective:
             raise ValueError("objective: a recipe needs at least one term")
+        if all(term.coefficient == 0 for term in self.objective):
+            raise ValueError("objective: every term's coefficient is 0, and nothing would be learned")
         if taken := sorted(RESERVED & self.contexts.keys()):
             raise ValueError(f"contexts: {', '.join(taken)} is a reserved name; call the context something else")
         for index, term in enumerate(self.objective):

@@ -38,8 +38,7 @@ class Instruction(SingleContext, kind="instruction"):
 
     @model_validator(mode="after")
     def _has_the_question(self) -> Self:
-        if self.template.count("{question}") != 1:
-            raise ValueError("template: it must hold {question} exactly once")
+        holds(self.template, "template", "question")
         return self
 
     def messages(self, view: ContextView) -> Sequence[Message]:
@@ -60,9 +59,7 @@ class Shown(SingleContext):
 
     @model_validator(mode="after")
     def _has_placeholders(self) -> Self:
-        for name in ("question", self.placeholder):
-            if self.template.count(f"{{{name}}}") != 1:
-                raise ValueError(f"template: it must hold {{{name}}} exactly once")
+        holds(self.template, "template", "question", self.placeholder)
         if twice := [name for name in self.also if self.template.count(f"{{{name}}}") > 1]:
             raise ValueError(f"template: it must hold {{{twice[0]}}} once, or not at all")
         return self
@@ -167,9 +164,16 @@ class Skills(Context, kind="skills"):
         "{question}\n\nHere is a skill that helps:\n{skill}\n\nA mistake to avoid:\n{mistake}\n\n"
         "Use the skill to solve the problem."
     )
-    """The text that replaces the last user message; it may hold `{question}`, `{skill}` and `{mistake}`."""
+    """The text that replaces the last user message; it holds `{question}` once, and `{skill}`, `{mistake}` or both."""
     wrong: bool = False
     """The control arm: show corrupted skills."""
+
+    @model_validator(mode="after")
+    def _has_placeholders(self) -> Self:
+        holds(self.template, "template", "question")
+        if "{skill}" not in self.template and "{mistake}" not in self.template:
+            raise ValueError("template: it must hold {skill} or {mistake}; it shows nothing else")
+        return self
 
     def prompts(self, view: ContextView) -> Sequence[Prompt]:
         skills, mistakes, scores = (_listed(view.task.columns.get(n)) for n in ("skill", "mistake", "skill_score"))
@@ -216,6 +220,13 @@ class PeerSuccess(Shown, kind="peer_success"):
 
 
 CALLED = r"[A-Za-z_]+(?=\()"
+
+
+def holds(template: str, field: str, *names: str) -> None:
+    """Raises ValueError, naming the field, where a template does not hold each of these placeholders once."""
+    for name in names:
+        if template.count(f"{{{name}}}") != 1:
+            raise ValueError(f"{field}: it must hold {{{name}}} exactly once")
 
 
 def corrupted(text: str, rng: Random) -> str:

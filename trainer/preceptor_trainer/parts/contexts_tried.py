@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from preceptor.texts import filled, without_thinking
-from preceptor_trainer.parts.contexts import Shown, asked, corrupted
+from preceptor_trainer.parts.contexts import Shown, asked, corrupted, holds
 from preceptor_trainer.recipe import GROUP, REWARD, SingleContext
 from preceptor_trainer.views import ContextView, Message
 
@@ -73,9 +73,7 @@ class Reprompt(SingleContext, kind="reprompt"):
         held = {"template": ("question", "tried"), "success_template": ("peer",)}
         held |= {"failure_template": ("peer",), "feedback_template": ("feedback",)}
         for field, names in held.items():
-            for name in names:
-                if getattr(self, field).count(f"{{{name}}}") != 1:
-                    raise ValueError(f"{field}: it must hold {{{name}}} exactly once")
+            holds(getattr(self, field), field, *names)
         return self
 
     def messages(self, view: ContextView) -> Sequence[Message] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preceptor.texts import filled, tagged
-from preceptor_trainer.parts.contexts import corrupted, question
+from preceptor_trainer.parts.contexts import corrupted, holds, question
 from preceptor_trainer.parts.contexts_tried import Reprompt
 from preceptor_trainer.verifiers.answer import final_answer
 from preceptor_trainer.views import Ask, ContextView, Message, Task
@@ -38,6 +38,13 @@ class Tutored(Reprompt, kind="tutored"):
     """What it reads to give feedback."""
     peer_template: str = "\n\nFeedback of a peer on your earlier attempt:\n\n{feedback}"
     """Around what it said."""
+
+    @model_validator(mode="after")
+    def _tells_the_peer(self) -> Self:
+        holds(self.attempt_template, "attempt_template", "question")
+        holds(self.ask_template, "ask_template", "attempt")
+        holds(self.peer_template, "peer_template", "feedback")
+        return self
 
     @property
     def writers(self) -> tuple[str, ...]:

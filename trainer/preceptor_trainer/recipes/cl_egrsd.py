@@ -4,6 +4,8 @@ As `egrsd`, with the teacher's entropy of a token replaced by the lowest among i
 rollout: a pivot (unsure now, sure soon) keeps its weight, a stretch of doubt loses it. The scale, the batch's largest
 entropy, stays that of single tokens.
 
+    L = -mean A w omega log S,  omega_t = clip(1 - gamma min_{t<=j<=t+W} H_T,j / max(1 nat, largest H_T), 0.1, 1)
+
 Evidence: the paper was read. W is 3 for their 4B model (5 for 8B); all else as in `egrsd`, with its deviations.
 """
 

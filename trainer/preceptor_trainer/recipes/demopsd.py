@@ -62,9 +62,9 @@ RECIPE = Recipe(
     teacher=Ema(decay=0.95),
     reduces=(
         Reduces(
-            to="opsd",
+            to="sdpo",
             when={"target": {"coefficients": {"peer": {"most": 0.0}, "plain": {"most": 0.0}}}},
-            given={"contexts": {"reference": {"kind": "peer_success"}}, "objective": [{"kind": "reverse_kl"}]},
+            given={"contexts": {"tried": {"kind": "peer_success"}}, "objective.0.kind": "reverse_kl"},
         ),
     ),
     training={"learning_rate": 1e-6},

@@ -2,12 +2,12 @@
 token was.
 
 The sampled token's log-ratio to the teacher is the advantage of a policy gradient, a one-sample estimate of the
-per-token
-reverse KL. It needs one number per token from the teacher, so any engine that scores a prompt will do.
+per-token reverse KL. It needs one number per token from the teacher, so any engine that scores a prompt will do.
+
+    L = -E_{y ~ S} sum_t rho_t [log T(y_t) - log S(y_t)],  the bracket detached, rho the ratio to the sampler
 
 Evidence: the authors' published code was read. Group of four and an importance ratio to the sampler as there; no
-discounted future
-sum (their default too).
+discounted future sum (their default too).
 """
 
 from preceptor_trainer.parts.contexts import Plain

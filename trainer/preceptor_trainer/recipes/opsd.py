@@ -4,6 +4,8 @@ without it.
 The student answers the plain question; the same weights, frozen at the start, score its every token after a prompt that
 also holds the reference; the student moves towards that view over the whole vocabulary.
 
+    L = mean_t JSD_0.5(T(.| x, reference, y_<t), S(.| x, y_<t)),  y ~ S
+
 Evidence: the authors' code was read. Chosen: JSD(0.5), the code of March 2026. Later releases use forward KL with a
 per-entry clip of 0.05; override `objective` for the former. Deviation: sampling at temperature 1.0 (theirs 1.1,
 top-p 0.95).

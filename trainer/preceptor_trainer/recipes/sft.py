@@ -1,6 +1,10 @@
 """Supervised fine-tuning on references: the baseline that every distillation claim has to be held against.
 
 No teacher: the data's reference solution is the completion, and its tokens' negative log-likelihood is the loss.
+
+    L = -mean_t log S(y_t | x, y_<t),  y the reference
+
+Evidence: no source is needed; every token of the batch counts alike.
 """
 
 from preceptor_trainer.parts.objectives import NLL

@@ -7,7 +7,17 @@ from random import Random
 import pytest
 from pydantic import ValidationError
 
-from preceptor_trainer.parts.contexts import Demonstration, Hint, PeerSuccess, Plain, Reference, Shown, corrupted
+from preceptor_trainer.parts.contexts import (
+    Demonstration,
+    Hint,
+    PeerSuccess,
+    Plain,
+    Reference,
+    Shown,
+    Skills,
+    corrupted,
+)
+from preceptor_trainer.parts.divergences import JSD
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.views import ContextView, Message, Rollout, Task, Verdict
 
@@ -127,6 +137,19 @@ def test_content_that_cannot_be_made_wrong_is_an_error() -> None:
 def test_a_template_must_hold_its_placeholders(template: str) -> None:
     with pytest.raises(ValidationError, match="exactly once"):
         Reference(template=template)
+
+
+@pytest.mark.parametrize("settings", [{"template": "x {skill}"}, {"template": "{question}"}])
+def test_skills_are_shown_beside_the_question(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="it must hold"):
+        Skills.model_validate(settings)
+    assert Skills(template="{question}, not: {mistake}").pairs == 8
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_setting_is_beyond_numbers(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        JSD(coefficient=value)
 
 
 @pytest.mark.parametrize("part", [Plain(teacher="big"), Reference(wrong=True), Demonstration(), Hint(), PeerSuccess()])
