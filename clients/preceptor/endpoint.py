@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from preceptor.completing import Completing, Count
 from preceptor.connection import error_of
-from preceptor.errors import Corrupt, Invalid, TooLarge, Unreachable, error_for
+from preceptor.errors import Corrupt, Invalid, Overloaded, TooLarge, Unreachable, error_for
 from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
 from preceptor.head_delta import apply_delta
 from preceptor.tensors import CONTENT_TYPE
@@ -26,7 +26,7 @@ from preceptor.weights import Body, Weights, body_of
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Card
 from preceptor.wire.tokenizers import TokenizerFile, body_hash
-from preceptor.wire.weights import WeightsKind, WeightsLoaded
+from preceptor.wire.weights import WeightsArrived, WeightsKind, WeightsLoaded
 from preceptor.wire.write import BrokenOff, WriteRequest, Written
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -34,7 +34,7 @@ TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 MAX_CARD_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 33
 MAX_TOKENIZER_BYTES = 1 << 28
-
+_Told = TypeVar("_Told", WeightsArrived, WeightsLoaded)
 
 Received = Callable[[int], object]
 """Told how many bytes have arrived."""
@@ -165,21 +165,31 @@ class TeacherClient(Completing):
         """Have the teacher answer with other weights: a folder's, an adapter's, a file's, or arrays by name.
 
         version: the number of the new version, above the live one; None: one more. Requests that have begun are
-        finished by the version before. Raises Conflict for a number that is not above, NotFound where the teacher
-        takes none, Invalid with what does not fit; then nothing has changed.
+        finished by the version before; what breaks off goes on where it was when it is sent again. Raises Conflict for
+        a number that is not above, NotFound where the teacher takes none, Invalid with what does not fit; then nothing
+        has changed.
         """
-        return self.send_weights(body_of(weights, kind, scale), version, timeout=timeout)
+        return self.send_weights(body_of(weights, kind, scale), version, goes_on=True, timeout=timeout)
 
-    def send_weights(self, body: Body, version: int | None = None, *, timeout: float | None = None) -> WeightsLoaded:
-        """The same for a body that is at hand."""
-        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(body.size)}
+    def send_weights(
+        self, body: Body, version: int | None = None, *, goes_on: bool = False, timeout: float | None = None
+    ) -> WeightsLoaded:
+        """The same for a body that is at hand. `goes_on`: some of it may have arrived before; that is asked first."""
+        sha256 = body.sha256()
+        offset = self._arrived(sha256) if goes_on else 0
+        sizes = {"Content-Length": str(body.size - offset), "Upload-Offset": str(offset)}
+        headers = {"Content-Type": CONTENT_TYPE, **sizes}
         limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=min(timeout, 5.0))
-        path = f"/v1/weights?{body.query(version)}"
-        with self._stream("POST", path, content=body.pieces(), headers=headers, timeout=limit) as answer:
-            try:
-                return WeightsLoaded.model_validate_json(_read(answer, MAX_CARD_BYTES))
-            except ValidationError as error:
-                raise Corrupt(f"{self.url}/v1/weights answered something else: {error.errors()[0]['msg']}.") from error
+        path = f"/v1/weights?{body.query(version, sha256)}"
+        with self._stream("POST", path, content=body.pieces_from(offset), headers=headers, timeout=limit) as answer:
+            return _about_weights(WeightsLoaded, _read(answer, MAX_CARD_BYTES), self.url)
+
+    def _arrived(self, sha256: str) -> int:
+        """Where sending a body goes on. Raises Overloaded while another is: it would be sent for nothing."""
+        told = _about_weights(WeightsArrived, self._get(f"/v1/weights?sha256={sha256}", MAX_CARD_BYTES), self.url)
+        if told.busy:
+            raise Overloaded(f"{self.url} is loading other weights.", remedy="Try again later.", retry_after=1.0)
+        return told.offset
 
     def write(
         self, request: WriteRequest, *, timeout: float | None = None, count: Count | None = None
@@ -268,6 +278,13 @@ def _written(line: str, url: str) -> Written:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "a line"
         raise Corrupt(f"{url}/v1/write: {where}: {first['msg']}.") from error
+
+
+def _about_weights(kind: type[_Told], body: bytes, url: str) -> _Told:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise Corrupt(f"{url}/v1/weights answered something else: {error.errors()[0]['msg']}.") from error
 
 
 def _etag(answer: httpx.Response) -> str:

@@ -41,6 +41,8 @@ class Publisher:
         self._replicas = replicas
         self._turn = threading.Lock()
         self._bases: dict[Path, tuple[Body, str | None]] = {}
+        self._took: set[Replica] = set()
+        """Took the last body whole: none of the next is there yet."""
         self.version: int | None = None
         """The last that was sent. An answer of a version below it is of weights that the run has left behind."""
 
@@ -96,8 +98,13 @@ class Publisher:
 
     def _send_one(self, replica: Replica, body: Body, version: int) -> int:
         self._replicas.tally.count(weights_bytes=body.size)
-        timeout = self._replicas.means.deadline
-        return self._with(replica, lambda client: client.send_weights(body, version, timeout=timeout).weights_version)
+        goes_on, timeout = replica not in self._took, self._replicas.means.deadline
+        self._took.discard(replica)
+        version = self._with(
+            replica, lambda client: client.send_weights(body, version, goes_on=goes_on, timeout=timeout).weights_version
+        )
+        self._took.add(replica)
+        return version
 
     def _with(self, replica: Replica, ask: Callable[[TeacherClient], _Answer]) -> _Answer:
         dialled = replica.borrow()

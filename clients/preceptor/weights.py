@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,20 @@ class Body:
         """One safetensors file, however many it was read from."""
         return (bytes(piece) for piece in file_pieces(self.tensors)[1])
 
+    def sha256(self) -> str:
+        """Of these bytes, in hex."""
+        digest = hashlib.sha256()
+        for piece in file_pieces(self.tensors)[1]:
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def pieces_from(self, offset: int) -> Iterator[bytes]:
+        """The bytes behind the first `offset`."""
+        for piece in self.pieces():
+            if offset < len(piece):
+                yield piece[offset:]
+            offset = max(0, offset - len(piece))
+
     def hash(self) -> str | None:
         """What the teacher's card will say of its weights; None for an adapter of which no base is stated."""
         own = weights_hash(self.tensors)
@@ -59,9 +74,15 @@ class Body:
             return own
         return None if self.base is None or self.scale is None else adapted_hash(self.base, own, self.scale)
 
-    def query(self, version: int | None) -> str:
+    def query(self, version: int | None, sha256: str | None = None) -> str:
         """The query of `POST /v1/weights`."""
-        said = {"kind": self.kind.value, "version": version, "scale": self.scale, "base": self.base}
+        said = {
+            "kind": self.kind.value,
+            "version": version,
+            "scale": self.scale,
+            "base": self.base,
+            "sha256": sha256,
+        }
         return urlencode({name: value for name, value in said.items() if value is not None})
 
 

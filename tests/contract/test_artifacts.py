@@ -362,7 +362,7 @@ def test_an_artifact_is_not_complete_while_something_is_missing(house: House):
     assert answer.status_code == 409
     assert sha256 in answer.json()["detail"]
     again = house.http().post("/v1/artifacts", json=manifest()).json()
-    assert again["missing"] == [{"sha256": sha256, "size": 4, "offset": 2}]
+    assert again["missing"] == [{"sha256": sha256, "size": 4, "offset": 2, "busy": False}]
     assert put(house, sha256, b"od", Upload_Offset=2).json()["offset"] == 4
     assert house.http().post(f"/v1/artifacts/{artifact_id}/complete").json()["state"] == "ready"
 
@@ -371,8 +371,10 @@ def test_two_writers_of_one_content_do_not_mix(sqlite_house: House):
     _, sha256 = announce(sqlite_house)
     with sqlite_house.plane.blobs.writing(sha256, 4):
         answer = put(sqlite_house, sha256, b"good")
-    assert answer.status_code == 409
+        told = sqlite_house.http().post("/v1/artifacts", json=manifest()).json()
+    assert answer.status_code == 503 and answer.headers["Retry-After"] == "2"
     assert "Somebody else is sending this content" in answer.json()["detail"]
+    assert [each["busy"] for each in told["missing"]] == [True]
     assert put(sqlite_house, sha256, b"good").status_code == 200
 
 

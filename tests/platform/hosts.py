@@ -88,6 +88,10 @@ class Hosts:
         for other in others or self._others(one):
             self._tell(f"cut {one} {other}")
 
+    def cut_after(self, one: str, other: str, size: int) -> None:
+        """Let nothing pass between two hosts once so many more bytes have come from the one to the other."""
+        self._tell(f"cut-after {one} {other} {size}")
+
     def mend(self, one: str, *others: str) -> None:
         """Undo `cut`."""
         for other in others or self._others(one):

@@ -8,6 +8,7 @@ asks for /dev/net/tun alone, and whatever it made goes when it ends.
 A line on standard input is a command, and is answered with a line:
     shape DELAY RATE   every packet from now on takes DELAY seconds, and a link carries RATE bits a second each way
     cut A B            nothing passes between these two: no error, no reset, as when a cable is pulled
+    cut-after A B N    the same, once N more bytes have come from A to B
     mend A B           it passes again
     count A B          bytes that have passed between them so far
 """
@@ -41,6 +42,8 @@ class Way:
     free_at: float = 0.0
     """When the last packet that was taken will have been sent."""
     carried: int = 0
+    cut_at: float = float("inf")
+    """Of what it has carried: the link is cut then."""
 
 
 @dataclass
@@ -72,9 +75,10 @@ class Wire:
             if way.cut or begins - now > BACKLOG_SECONDS:
                 continue
             way.free_at = begins + 8 * len(packet) / self.rate
-            loop.call_at(way.free_at + self.delay, self._give, way, target, packet)
+            loop.call_at(way.free_at + self.delay, self._give, source, target, packet)
 
-    def _give(self, way: Way, target: str, packet: bytes) -> None:
+    def _give(self, source: str, target: str, packet: bytes) -> None:
+        way = self.ways[source, target]
         if way.cut:  # it was under way when the link was cut
             return
         try:
@@ -82,11 +86,18 @@ class Wire:
         except OSError:  # the host's own buffer is full, or it is going: a packet is lost
             return
         way.carried += len(packet)
+        if way.carried >= way.cut_at:
+            way.cut_at = float("inf")
+            self.obey("cut", source, target)
 
     def obey(self, command: str, *given: str) -> str:
         """Carry out a command; its answer."""
         if command == "shape":
             self.delay, self.rate = float(given[0]), float(given[1])
+            return "ok"
+        if command == "cut-after":
+            way = self.ways[given[0], given[1]]
+            way.cut_at = way.carried + int(given[2])
             return "ok"
         ways = [self.ways[given[0], given[1]], self.ways[given[1], given[0]]]
         if command == "count":

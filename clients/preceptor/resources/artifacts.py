@@ -19,6 +19,8 @@ from preceptor.wire.common import Page
 
 PIECE = 8 * 2**20
 """Bytes that one upload request carries."""
+WAITS = 16
+"""How often is asked whether somebody else has done sending a content; about a minute."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's path, the bytes of it that have arrived, and its size."""
@@ -92,7 +94,7 @@ class Artifacts:
     def _send(
         self, manifest: Manifest, file: ArtifactFile, blob: BlobState, base: Path, report: Progress | None
     ) -> None:
-        offset, failures = blob.offset, 0
+        offset, failures = self._free_offset(manifest, file) if blob.busy else blob.offset, 0
         with (base / file.path).open("rb") as source:
             while True:
                 source.seek(offset)
@@ -104,7 +106,7 @@ class Artifacts:
                     if failures >= ATTEMPTS:
                         raise
                     self._connection.pause(failures)
-                    offset = self._offset(manifest, file)
+                    offset = self._free_offset(manifest, file)
                     continue
                 offset, failures = state.offset, 0
                 if report is not None:
@@ -124,10 +126,19 @@ class Artifacts:
         )
         return self._connection.parse(BlobState, answer)
 
-    def _offset(self, manifest: Manifest, file: ArtifactFile) -> int:
-        """Where the upload of a file goes on."""
-        missing = {each.sha256: each.offset for each in self._announce(manifest).missing}
-        return missing.get(file.sha256, file.size)
+    def _free_offset(self, manifest: Manifest, file: ArtifactFile) -> int:
+        """Where the upload of a file goes on, once nobody else is at it: until then it would be sent for nothing.
+
+        Who else may be this very client, whose link broke: the control plane takes a while to notice. Raises Overloaded
+        where it goes on being sent.
+        """
+        for waited in range(WAITS):
+            missing = {each.sha256: each for each in self._announce(manifest).missing}
+            blob = missing.get(file.sha256)
+            if blob is None or not blob.busy:
+                return file.size if blob is None else blob.offset
+            self._connection.pause(waited)
+        raise Overloaded(f"Somebody else is sending {file.path}.", remedy="Try again when that is done.")
 
     def _fetch(self, file: ArtifactFile, target: Path, report: Progress | None) -> None:
         if target.is_file() and target.stat().st_size == file.size and hash_of(target) == file.sha256:

@@ -93,6 +93,8 @@ class BlobState(Wire):
     """Bytes it has when it is whole."""
     offset: Count
     """Bytes received so far: where an upload goes on."""
+    busy: bool = False
+    """Whether somebody is sending it just now: a piece of anybody else would be refused."""
 
 
 class ArtifactState(StrEnum):

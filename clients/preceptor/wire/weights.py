@@ -19,6 +19,17 @@ class WeightsKind(StrEnum):
     """A LoRA adapter as peft writes it, for the last full weights."""
 
 
+class WeightsArrived(Wire):
+    """How far a body of `POST /v1/weights` has come that was broken off."""
+
+    sha256: str
+    """Of the whole body."""
+    offset: int = Field(ge=0)
+    """Bytes that are there."""
+    busy: bool = False
+    """Whether a version is being loaded just now, this one or another: a body would be refused."""
+
+
 class WeightsLoaded(Wire):
     """The version that is live from now on."""
 
@@ -29,5 +40,6 @@ class WeightsLoaded(Wire):
     changed: int
     """Tensors that may differ from the version before."""
     received_bytes: int
+    """With the request that was the last of it."""
     seconds: float
     """From the last byte until it was live; what was waited for between two requests included."""

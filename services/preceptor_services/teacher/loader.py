@@ -93,6 +93,11 @@ class Loader:
         names = {**self._layout.shapes, **{also: self._layout.shapes[name] for also, name in self._layout.tied.items()}}
         return 8 + MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in names.values())
 
+    @property
+    def busy(self) -> bool:
+        """Whether a version is being loaded just now."""
+        return self._turn.locked()
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """While inside, no other version is loaded. Raises Overloaded (429) where one is being loaded now."""

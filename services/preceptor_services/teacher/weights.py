@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from preceptor.errors import Invalid, NotFound, ServerFault
+from preceptor.errors import Invalid, NotFound
 from preceptor.tensors import CONTENT_TYPE
-from preceptor.wire.weights import WeightsKind, WeightsLoaded
+from preceptor.wire.weights import WeightsArrived, WeightsKind, WeightsLoaded
 from preceptor_services.teacher.loader import Loader, Update
 from preceptor_services.teacher.service import Service
+from preceptor_services.teacher.spool import Coming, arrived, spooled
 
 log = logging.getLogger(__name__)
 PATH = "/v1/weights"
-PIECE = 4 << 20
-"""Bytes that are written at one time."""
 router = APIRouter(tags=["weights"])
 
 
@@ -36,6 +33,15 @@ def loader_of(request: Request) -> Loader:
     return loader
 
 
+Sha256 = Query(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the whole body, in hex.")
+
+
+@router.get(PATH)
+def look_at_upload(loader: Annotated[Loader, Depends(loader_of)], sha256: Annotated[str, Sha256]) -> WeightsArrived:
+    """How much has arrived of a body that was broken off: where sending it goes on."""
+    return WeightsArrived(sha256=sha256, offset=arrived(loader, sha256), busy=loader.busy)
+
+
 @router.post(PATH)
 async def load_weights(
     request: Request,
@@ -44,6 +50,8 @@ async def load_weights(
     version: Annotated[int | None, Query(ge=1, le=2**53, description="Its number; else the live one and one.")] = None,
     scale: Annotated[float | None, Query(description="Of an adapter: what its product is multiplied with.")] = None,
     base: Annotated[str | None, Query(description="Of an adapter: the hash of the weights that it is for.")] = None,
+    sha256: Annotated[str | None, Sha256] = None,
+    upload_offset: Annotated[int, Header(ge=0, le=2**53, description="Where in the whole this body begins.")] = 0,
 ) -> WeightsLoaded:
     """Load a safetensors body: docs/protocol.md. Requests that have begun are finished by the version before."""
     content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -51,16 +59,18 @@ async def load_weights(
         error = Invalid(f"Content-Type: '{content[:60]}' is not {CONTENT_TYPE}.", field="Content-Type")
         error.problem = error.problem.model_copy(update={"status": 415})
         raise error
+    if upload_offset and sha256 is None:
+        raise Invalid("sha256: a body that goes on with another one states the hash of both.", field="sha256")
     async with loader.turn():
         loader.check_base(base)
-        return await _load(request, loader, kind, loader.next_version(version), scale)
+        return await _load(request, loader, kind, loader.next_version(version), scale, Coming(sha256, upload_offset))
 
 
 async def _load(
-    request: Request, loader: Loader, kind: WeightsKind, version: int, scale: float | None
+    request: Request, loader: Loader, kind: WeightsKind, version: int, scale: float | None, coming: Coming
 ) -> WeightsLoaded:
     service: Service = request.app.state.service
-    async with _spooled(request, loader, version) as (body, received):
+    async with spooled(request, loader, version, coming) as (body, received):
         began = time.monotonic()
         update = await run_in_threadpool(loader.read, body, kind, version, scale)
         await put_live(service, loader, body, update)
@@ -95,30 +105,3 @@ async def put_live(service: Service, loader: Loader, body: Path, update: Update)
         loader.expect(None)
         raise
     service.meters.loaded.inc()
-
-
-@asynccontextmanager
-async def _spooled(request: Request, loader: Loader, version: int) -> AsyncGenerator[tuple[Path, int]]:
-    """The body as a file, and its length. Deleted afterwards, unless the loader has made it its base."""
-    path = loader.folder / f"body-{version}.safetensors"
-    received = 0
-    try:
-        try:
-            with path.open("wb") as file:
-                waiting = bytearray()
-                async for piece in request.stream():
-                    waiting += piece
-                    received += len(piece)
-                    if len(waiting) >= PIECE:
-                        await run_in_threadpool(file.write, bytes(waiting))
-                        waiting.clear()
-                await run_in_threadpool(file.write, bytes(waiting))
-        except OSError as error:
-            raise ServerFault(
-                f"The weights could not be written to {loader.folder} ({error.strerror}).",
-                remedy="Make room there, or set PRECEPTOR_TEACHER_WEIGHTS_DIR.",
-            ) from error
-        yield path, received
-    finally:
-        if not loader.holds(path):
-            path.unlink(missing_ok=True)

@@ -17,11 +17,13 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preceptor.errors import Conflict, Invalid, PreceptorError, ServerFault, TooLarge
+from preceptor.errors import Conflict, Invalid, Overloaded, PreceptorError, ServerFault, TooLarge
 from preceptor.wire.artifacts import Manifest
 from preceptor_services.locks import is_at
 
 READ = 2**20
+AGAIN = 2.0
+"""Seconds after which to ask again for the right to send a content: who has it may have lost its link."""
 
 
 class DiskFull(PreceptorError):
@@ -106,16 +108,29 @@ class Blobs:
         except FileNotFoundError:
             return 0
 
+    def busy(self, sha256: str, size: int) -> bool:
+        """Whether somebody is sending a content just now."""
+        try:
+            with self.part(sha256, size).open("rb") as part:
+                fcntl.flock(part, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     @contextmanager
     def writing(self, sha256: str, size: int) -> Generator[Part]:
-        """A content's part, for one writer at a time. Raises Conflict where there is another."""
+        """A content's part, for one writer at a time. Raises Overloaded while there is another."""
         path = self.part(sha256, size)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Conflict("Somebody else is sending this content just now.", remedy="Try again later.") from error
+                raise Overloaded(
+                    "Somebody else is sending this content just now.", remedy="Try again later.", retry_after=AGAIN
+                ) from error
             if not is_at(descriptor, path):
                 raise Conflict("Somebody else has just sent this content.", remedy="Ask what is still missing.")
             yield Part(self, sha256, size, descriptor)

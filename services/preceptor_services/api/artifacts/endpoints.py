@@ -15,6 +15,7 @@ from preceptor.wire.common import Page
 from preceptor_services.api.artifacts import service
 from preceptor_services.api.artifacts.blobs import Part
 from preceptor_services.api.deps import LIMIT, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
+from preceptor_services.bodies import Silence, pieces
 from preceptor_services.db.session import Database
 
 ROUTER = router("artifacts")
@@ -116,13 +117,14 @@ async def _take(request: Request, part: Part) -> None:
     """Write a body as it comes. What has arrived when it is cut off is kept: that is where the next piece goes on."""
     gathered = bytearray()
     try:
-        async for chunk in request.stream():
+        async for chunk in pieces(request):
             gathered += chunk
             if len(gathered) >= FLUSH:
                 await run_in_threadpool(part.write, bytes(gathered))
                 gathered.clear()
-    except PreceptorError:
-        gathered.clear()
+    except PreceptorError as error:
+        if not isinstance(error, Silence):
+            gathered.clear()
         raise
     finally:
         if gathered:

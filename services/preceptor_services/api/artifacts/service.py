@@ -88,8 +88,8 @@ def missing(blobs: Blobs, manifest: wire.Manifest) -> tuple[wire.BlobState, ...]
     found: dict[tuple[str, int], wire.BlobState] = {}
     for file in manifest.files:
         if (file.sha256, file.size) not in found and not blobs.has(file.sha256, file.size):
-            offset = blobs.offset(file.sha256, file.size)
-            found[file.sha256, file.size] = wire.BlobState(sha256=file.sha256, size=file.size, offset=offset)
+            offset, busy = blobs.offset(file.sha256, file.size), blobs.busy(file.sha256, file.size)
+            found[file.sha256, file.size] = wire.BlobState(sha256=file.sha256, size=file.size, offset=offset, busy=busy)
     return tuple(found.values())
 
 
