@@ -26,7 +26,7 @@ from preceptor.wire.debates import (
 )
 from preceptor_services.api.sweeper import sweep
 from tests.contract.conftest import ADMIN, House
-from tests.contract.debaters import register
+from tests.contract.debating import register
 
 ONE = BUILT_IN["discussion"]
 

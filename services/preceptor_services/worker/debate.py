@@ -122,9 +122,9 @@ class _Chair:
             }
             while asked and not self._late():
                 done, _ = wait(asked, timeout=min(LOOK_SECONDS, max(self._left(), 0.01)), return_when=FIRST_COMPLETED)
+                self._record([each.result() for each in done if asked.pop(each)])
                 if self._unwanted():
                     raise _Stopped
-                self._record([each.result() for each in done if asked.pop(each)])
             self._record([self._too_late(each, step.number) for each in asked.values()])
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # what is still asked ends with the pool

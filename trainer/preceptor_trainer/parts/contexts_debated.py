@@ -111,7 +111,7 @@ class Debate(Context, kind="debate"):
 
     def read(self, view: ContextView, key: str, reply: str) -> str:
         number, _, debater = key.partition("/")
-        argument, confidence, answer = protocol.read(self._rules().template, self.sighted, reply)
+        argument, confidence, answer = protocol.read(self.worded, self.sighted, reply)
         return DebateTurn(
             round=int(number), debater=debater, argument=argument, confidence=confidence, answer=answer
         ).model_dump_json()
@@ -143,13 +143,17 @@ class Debate(Context, kind="debate"):
     def _turns(self, view: ContextView) -> list[DebateTurn]:
         return [DebateTurn.model_validate_json(kept) for kept in view.replies.values()]
 
-    def _rules(self) -> Rules:
-        worded = DebateTemplate(
+    @property
+    def worded(self) -> DebateTemplate:
+        """The wording, as the service takes it."""
+        return DebateTemplate(
             ask=self.blind_template, ask_sighted=self.ask_template, roles=self.roles, rounds=self.rounds
         )
+
+    def _rules(self) -> Rules:
         return Rules(
             debaters=self.debaters,
-            template=worded,
+            template=self.worded,
             stop=self.stop,
             quorum=self.quorum,
             tau=self.tau,

@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from preceptor.adapters.openai import LONGEST
-from preceptor.wire.teachers import Card, Limits, TeacherCreate, TeacherKind, TokenizerCard, Values
-from tests.contract.conftest import House
+from preceptor.wire.teachers import Card, Limits, TokenizerCard, Values
 
 Say = Callable[[str], str | int]
 """From the prompt to the reply, or to an HTTP status."""
@@ -95,9 +94,3 @@ def card(name: str, **changes: Any) -> Card:
         "values": Values.PROCESSED,
     }
     return Card(**{**fields, **changes})
-
-
-def register(house: House, name: str, url: str, **changes: Any) -> None:
-    """Have the control plane know one."""
-    house.faculty.cards[url] = card(name, **changes)
-    house.admin.teachers.add(TeacherCreate(name=name, url=url, kind=TeacherKind.OPENAI))
