@@ -5,7 +5,9 @@ Shape letters: T tokens of the whole batch, K ids of a sparse support, D hidden 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,9 +39,24 @@ def slots_of(
     mine = [wish for wish in wishes if wish.context == name]
     fans = 1 + max((wish.fan for wish in mine), default=0)
     offsets = np.cumsum([0, *(len(row.completion_ids) for row in rows)])
+    mine = _made_up(mine, answers)
     return [
         _slot(name, teacher, [wish for wish in mine if wish.fan == fan], answers, offsets, dtype, vocab_size, need)
         for fan in range(fans)
+    ]
+
+
+def _made_up(wishes: Sequence[Wish], answers: Answers) -> list[Wish]:
+    """The wishes of a context with the weights that they have once others make up for what was dropped."""
+    lost, kept = defaultdict[int, float](float), defaultdict[int, float](float)
+    for wish in wishes:
+        dropped = wish.prompt.made_up and (wish.context, wish.fan, wish.row) not in answers
+        (lost if dropped else kept)[wish.row] += wish.prompt.weight
+    return [
+        replace(wish, prompt=replace(wish.prompt, weight=wish.prompt.weight * (1 + lost[wish.row] / kept[wish.row])))
+        if lost[wish.row] and kept[wish.row]
+        else wish
+        for wish in wishes
     ]
 
 

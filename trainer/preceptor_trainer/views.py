@@ -136,6 +136,9 @@ class Prompt:
     """A role that overrides the context's own teacher (debaters, experts)."""
     weight: float = 1.0
     """This prompt's share among its context's prompts (a retrieval weight, a confidence)."""
+    made_up: bool = False
+    """Whether the context's other prompts of the rollout make up for this one where nobody answers for it, each in
+    proportion to its own weight."""
     spans: tuple[tuple[int, int], ...] | None = None
     """Which characters of the rollout's text the opinion is about: elsewhere it is there, with weight 0. None: all."""
 

@@ -12,6 +12,7 @@ import torch
 from preceptor.errors import TeacherUnavailable
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import OnFailure
+from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import recipes
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.opinions import Opinions
@@ -229,3 +230,27 @@ def test_a_debater_who_babbles_is_counted_and_the_others_scores_make_up_for_it(m
     slots = opinions.gather([heard]).slots["debate"]
     whole_T = torch.stack([slot.weight_T * slot.present_T for slot in slots]).sum(0)
     torch.testing.assert_close(whole_T, torch.ones_like(whole_T))
+
+
+class Away(LocalScorer):
+    """`first` gives no scores."""
+
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        if role == "first":
+            raise TeacherUnavailable("gone", teacher=role)
+        return super().score(role, request, on_failure=on_failure)
+
+
+def test_a_debater_whose_scores_are_dropped_is_made_up_for(model: Model) -> None:
+    changes = {"rollout": {"max_tokens": 6}, "contexts": {"debate": {"on_failure": "drop"}}}
+    recipe = recipes.load("mad_opd").override(changes)
+    rows = Writer(recipe.rollout, model, LocalSampler(model), seed=0).write(ToyData().train(1, 2, 0), 1)
+
+    def write(role: str, request: ChatRequest) -> Reply:
+        return Reply(text=f"<argument>-</argument><confidence>{len(role)}</confidence>", finished=True)
+
+    asked = Opinions(recipe, model, Away({"first": model, "second": model}, write), 0, torch.float32).ask(rows, 1)
+    assert asked.dropped == len(rows)
+    first, second = asked.slots["debate"]
+    assert not first.present_T.any()
+    torch.testing.assert_close(second.weight_T, torch.ones_like(second.weight_T))

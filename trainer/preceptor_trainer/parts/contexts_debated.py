@@ -134,7 +134,7 @@ class Debate(Context, kind="debate"):
     def _shown(self, view: ContextView, text: str, shares: dict[str, float]) -> Sequence[Prompt]:
         text = corrupted(text, view.rng) if self.wrong else text
         messages = asked(view.task, self.template, {"debate": text})
-        return [Prompt(messages=messages, teacher=each, weight=share) for each, share in shares.items()]
+        return [Prompt(messages=messages, teacher=each, weight=share, made_up=True) for each, share in shares.items()]
 
     def _given(self, view: ContextView) -> str | None:
         text = view.task.columns.get("debate") if self.from_data else None
