@@ -114,7 +114,8 @@ def _say(pair: Codistillation, what: str, as_json: bool) -> None:
     output.console.print(f"Pair {pair.id} is {output.cell(pair.state.value)}; {what}.")
 
 
-def _watch(client: Client, pair: Codistillation, as_json: bool) -> None:
+def watch_pair(client: Client, pair: Codistillation, *, as_json: bool = False) -> Codistillation:
+    """Show a pair live until neither side goes on, and then its record."""
     seen = ""
     going = (CodistillationState.QUEUED, CodistillationState.RUNNING)
     while True:
@@ -132,6 +133,11 @@ def _watch(client: Client, pair: Codistillation, as_json: bool) -> None:
         for side in (pair.a, pair.b):
             output.console.print(describe_result(client.runs.get(side.run)), soft_wrap=True)
         _tell(pair, client.codistillations.record(pair.id), plot=True)
+    return pair
+
+
+def _watch(client: Client, pair: Codistillation, as_json: bool) -> None:
+    pair = watch_pair(client, pair, as_json=as_json)
     if pair.state is not CodistillationState.SUCCEEDED:
         raise typer.Exit(1)
 

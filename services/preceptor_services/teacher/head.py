@@ -21,7 +21,7 @@ Pieces = Sequence[bytes | memoryview]
 """A frame, to be written one piece after the other."""
 CHUNK = 1 << 20
 KEPT = 3
-"""Heads that are held, the live one among them."""
+"""Heads that are held, the live one among them, unless somebody wants more of them."""
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
 
 
@@ -30,6 +30,7 @@ class Heads:
 
     def __init__(self, hash: str | None = None, pieces: Pieces | None = None) -> None:
         """None: the teacher has no head to give."""
+        self.kept = KEPT
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Pieces] = OrderedDict()
         self._delta: tuple[tuple[str, str], Pieces] | None = None  # the latest: a moving teacher's learners ask alike
@@ -42,7 +43,7 @@ class Heads:
         with self._lock:
             self._held[hash] = pieces
             self._held.move_to_end(hash)
-            while len(self._held) > KEPT:
+            while len(self._held) > self.kept:
                 self._held.popitem(last=False)
 
     def find(self, hash: str | None = None) -> tuple[str, Pieces]:

@@ -26,7 +26,7 @@ from preceptor_services.worker.sampler import PoolSampler
 from preceptor_services.worker.skill_bank import open_bank
 from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import Data, open_data
-from preceptor_trainer.loop import Ended, train
+from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.ranks import Ranks, own_device
 from preceptor_trainer.together import Together
 from preceptor_trainer.trackers import Tracked, open_trackers
@@ -66,7 +66,10 @@ def train_here(
         together = told if ranks.mesh is None else Together(ranks, told, news)
         bank = open_bank(run, bench.client, pool)
         with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
-            return train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
+            ended = train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
+            if pair is not None and ended.signal is Signal.GO:
+                pair.linger()
+            return ended
 
 
 def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> Ended:

@@ -30,6 +30,9 @@ from preceptor_services.teacher.weights import put_live
 
 _log = logging.getLogger(__name__)
 STARTS_SECONDS = 30.0
+HEADS = 16
+"""Versions of its output projection that a published student holds for whoever was scored by one: its peer may be that
+far behind, on a slow link, when it asks for the one that its scores belong to."""
 
 
 class LiveStudent:
@@ -44,6 +47,7 @@ class LiveStudent:
         settings = TeacherSettings.model_validate(told)  # and nothing of the environment, which is for other teachers
         self._app = create_teacher_app(backend, settings, loads=False)
         self._service: Service = self._app.state.service
+        self._service.heads.kept = HEADS  # it moves whether or not its peer has fetched what belongs to a score
         try:
             self._socket = socket.create_server(address)
         except OSError as error:

@@ -125,6 +125,15 @@ class Link:
         with self._changed:
             return self._told.pop(step, {})
 
+    def linger(self) -> None:
+        """All steps are done: go on answering until the peer has ended too, is lost, or this run is to stop."""
+        with self._changed:
+            self._sign_of_life = self._clock()
+            while not RunState(self._state).ended and not self._stopping():
+                if self._clock() - self._sign_of_life > self._policy.patience:
+                    return
+                self._changed.wait(ASKS_SECONDS)
+
     # -- of whoever asks the peer ------------------------------------------------------------------------------------
 
     @property

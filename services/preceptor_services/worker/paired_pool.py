@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from typing import Literal
 
-from preceptor.errors import TeacherUnavailable
+from preceptor.errors import NotFound, TeacherRefused, TeacherUnavailable
 from preceptor.pool import TeacherPool
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.pairs import PeerAnswers, step_of
@@ -41,7 +41,14 @@ class PairedPool:
         return self._of(role).tokenizer(role)
 
     def head(self, role: str, hash: str | None = None) -> Head:
-        return self._of(role).head(role, hash)
+        """Raises TeacherUnavailable where the peer has moved on so far that it no longer has this one: then what it
+        said is left out, for a later head would make something else of it."""
+        try:
+            return self._of(role).head(role, hash)
+        except TeacherRefused as error:
+            if role != self._role or not isinstance(error.__cause__, NotFound):
+                raise
+            raise TeacherUnavailable(error.problem, teacher=error.teacher) from error
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         """Raises NeverPublished and PeerLost, and TeacherUnavailable where the peer's opinions are left out."""

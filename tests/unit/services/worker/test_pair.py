@@ -1,0 +1,180 @@
+"""The link with a peer: waiting by lag, going on, being lost and coming back, and versions that nobody published."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from preceptor.errors import Interrupted, NeverPublished, PeerLost
+from preceptor.wire.pairs import Outcomes, PairGrant, PairPolicy, Publication, Published, step_of, version_of
+from preceptor_services.worker.pair import Link
+
+HASH = "sha256:" + "a" * 64
+PEER, OWN = "run-peer", "run-own"
+
+
+@dataclass
+class Plane:
+    """A control plane that knows what a test says of the peer."""
+
+    state: str = "running"
+    url: str | None = "http://peer"
+    peer: list[Publication] = field(default_factory=list[Publication])
+    own: list[Publication] = field(default_factory=list[Publication])
+
+    @property
+    def codistillations(self) -> Plane:
+        return self
+
+    def published(self, run: str, *, after: int = 0) -> Published:
+        held = self.peer if run == PEER else self.own
+        new = tuple(each for each in held if each.version > after)
+        return Published(state=self.state, url=self.url, key_env=None, publications=new)
+
+    def publishes(self, step: int, incarnation: int = 1, **outcomes: Outcomes) -> None:
+        version = version_of(incarnation, step)
+        self.peer.append(Publication(version=version, step=step, weights_hash=HASH, outcomes=outcomes))
+
+
+class Held:
+    """A lease that lets everything through."""
+
+    def report(self, send: Any) -> Any:
+        return send()
+
+
+class Clock:
+    """Time passes by so much with every look at it."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def link(plane: Plane, stopping: threading.Event | None = None, tick: float = 0.0, **policy: Any) -> Link:
+    class Run:
+        id = OWN
+
+    class Grant:
+        run, fence = Run(), 1
+
+    pair = PairGrant(
+        id="pair-1",
+        side="a",
+        role="peer",
+        teacher="pair-a",
+        peer_run=PEER,
+        teaches=(),
+        peer_teaches=(),
+        policy=PairPolicy(**policy),
+    )
+    return Link(
+        cast("Any", plane),
+        cast("Any", Grant()),
+        pair,
+        cast("Any", Held()),
+        cast("Any", None),
+        "http://own",
+        stopping=(stopping or threading.Event()).is_set,
+        moved=lambda url, key: None,
+        clock=Clock(tick),
+    )
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    yield Plane()
+
+
+@pytest.mark.parametrize(("lag", "waits"), [(0, False), (2, False), (3, True)])
+def test_the_faster_waits_at_the_bound_and_not_before(plane: Plane, lag: int, waits: bool) -> None:
+    plane.publishes(10)
+    with link(plane, max_lag=2) as mine:
+        met = threading.Event()
+
+        def meet() -> None:
+            mine.meet(10 + lag + 1)  # which is scored for the student after 10 + lag
+            met.set()
+
+        thread = threading.Thread(target=meet)
+        thread.start()
+        assert met.wait(0.5 if waits else 20) is not waits
+        plane.publishes(10 + lag)
+        assert met.wait(20)
+        thread.join()
+        assert mine.step == 10 + lag and not mine.alone
+
+
+def test_it_goes_on_where_the_policy_says_so_and_never_waits_for_who_is_ahead(plane: Plane) -> None:
+    plane.publishes(10)
+    with link(plane, max_lag=0, on_lag="go_on") as mine:
+        mine.meet(100)
+    with link(plane, max_lag=0) as mine:
+        mine.meet(3)
+        assert mine.metrics(3)["peer_alone"] == 0.0
+
+
+def test_a_peer_that_is_never_heard_of_is_lost_and_taken_up_again_at_its_checkpoint(plane: Plane) -> None:
+    plane.publishes(40)
+    with link(plane, tick=2.0, max_lag=0, patience=20) as mine:
+        mine.meet(50)
+        assert mine.alone and mine.metrics(50)["peer_alone"] == 1.0
+        mine.meet(51)  # at once: nobody is waited for any more
+        plane.publishes(30, incarnation=2)
+        with mine._changed:  # pyright: ignore[reportPrivateUsage]
+            assert mine._changed.wait_for(lambda: not mine.alone, timeout=20)  # pyright: ignore[reportPrivateUsage]
+        assert mine.check_published(version_of(2, 30), "peer") == version_of(2, 30)
+        mine.meet(31)
+        assert not mine.alone
+
+
+def test_where_the_pair_stops_then_the_run_fails_with_a_sentence(plane: Plane) -> None:
+    plane.url = None
+    with link(plane, tick=2.0, patience=20, on_loss="stop") as mine, pytest.raises(PeerLost, match="run-peer, running"):
+        mine.meet(1)
+
+
+def test_who_has_done_all_its_steps_is_not_waited_for(plane: Plane) -> None:
+    plane.publishes(10)
+    plane.state = "succeeded"
+    with link(plane, max_lag=0, on_loss="stop") as mine:
+        mine.meet(100)
+        mine.linger()
+
+
+def test_waiting_ends_when_the_run_is_to_stop(plane: Plane) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    with link(plane, stopping) as mine, pytest.raises(Interrupted):
+        mine.meet(1)
+
+
+def test_a_version_that_was_never_published_is_an_error_and_one_just_published_is_none(plane: Plane) -> None:
+    plane.publishes(1)
+    with link(plane) as mine:
+        plane.publishes(2)
+        assert step_of(mine.check_published(version_of(1, 2), "peer")) == 2
+        for version in (version_of(1, 3), 0, None):
+            with pytest.raises(NeverPublished, match="never"):
+                mine.check_published(version, "peer")
+
+
+def test_what_is_known_is_the_same_for_all_of_a_step_and_begins_with_what_was_recorded(plane: Plane) -> None:
+    plane.own.append(
+        Publication(version=version_of(1, 1), step=1, weights_hash=HASH, outcomes={"maths": Outcomes(wrong=9)})
+    )
+    plane.publishes(1, maths=Outcomes(right=9))
+    with link(plane) as mine:
+        before = mine.meet(2)
+        assert before["maths"].own.wrong == 9 and before["maths"].peer.right == 9
+        plane.publishes(2, maths=Outcomes(right=9))
+        mine.check_published(version_of(1, 2), "peer")
+        assert mine.meet(2) is before
+        assert mine.meet(3)["maths"].peer.right > 9
