@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from preceptor.cli.pairfile import load_pair
 from preceptor.cli.runfile import FileSource, load_run_file
+from preceptor.client import Client
+from preceptor.wire.codistillations import PEER
 from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import Training
 from preceptor_trainer import recipes
 from preceptor_trainer.data import open_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(EXAMPLES.rglob("*.toml"))
+PAIRS = [path for path in sorted(EXAMPLES.rglob("*.toml")) if {"a", "b"} <= tomllib.loads(path.read_text()).keys()]
+FILES = [path for path in sorted(EXAMPLES.rglob("*.toml")) if path not in PAIRS]
 
 
 def test_there_are_examples() -> None:
@@ -46,6 +53,24 @@ def test_every_example_loads(path: Path) -> None:
     assert wanted | set((recipe.verifier or data.verifier).columns) <= data.columns
     trained = {task.id for step in range(3) for task in data.train(step, training.batch, training.seed)}
     assert not trained & {task.id for task in data.held_out(training.evaluate_items)}
+
+
+@pytest.mark.parametrize("path", PAIRS, ids=lambda path: path.stem)
+def test_every_example_of_a_pair_loads(path: Path) -> None:
+    pushed = list[Path]()
+
+    def push(folder: Path, *_: object) -> str:
+        pushed.append(folder.resolve(strict=True))
+        return "sha256:" + "0" * 64
+
+    wish = load_pair(path, cast(Client, SimpleNamespace(artifacts=SimpleNamespace(push=push))))
+    for side in (wish.a, wish.b):
+        recipe = recipes.load(side.run.recipe).override(side.run.overrides)
+        assert set(side.run.teachers) == recipe.roles - {PEER}
+        data = open_data(side.run.data)
+        domains = {task.columns["domain"] for task in data.train(0, 64, 1)}
+        assert set(side.teaches) <= domains
+    assert len(pushed) == 2
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
