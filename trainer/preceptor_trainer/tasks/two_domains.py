@@ -6,21 +6,17 @@ The `domain` column says which a question is of. Two specialists can each do one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from random import Random
 from typing import ClassVar
 
-from pydantic import Field
-
 from preceptor_trainer.recipe import Verifier
+from preceptor_trainer.tasks._domains import Domains
 from preceptor_trainer.tasks._procedural import ProceduralTask
 from preceptor_trainer.tasks.chain_sum import ChainSum
 from preceptor_trainer.tasks.spell_backward import SpellBackward
 from preceptor_trainer.verifiers import Procedural
-from preceptor_trainer.views import Task
 
 
-class TwoDomains(ProceduralTask):
+class TwoDomains(Domains):
     """A word to be spelled backward, or a sum; `domain` is `letters` or `maths`."""
 
     name: ClassVar[str] = "two_domains"
@@ -32,13 +28,9 @@ class TwoDomains(ProceduralTask):
     """Which words."""
     maths: ChainSum = ChainSum.model_validate({})
     """Which sums."""
-    share: float = Field(0.5, gt=0, lt=1)
-    """Share of the questions that are of letters."""
 
-    def draw(self, rng: Random) -> Task:
-        domain = "letters" if rng.random() < self.share else "maths"
-        task = (self.letters if domain == "letters" else self.maths).draw(rng)
-        return replace(task, columns={**task.columns, "domain": domain})
+    def parts(self) -> tuple[tuple[str, ProceduralTask], tuple[str, ProceduralTask]]:
+        return ("letters", self.letters), ("maths", self.maths)
 
 
 TASK = TwoDomains

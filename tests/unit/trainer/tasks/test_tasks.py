@@ -26,6 +26,7 @@ def test_names_are_the_modules() -> None:
     assert NAMES == [
         "chain_sum",
         "contextual_integrity",
+        "letters_and_codes",
         "library_call",
         "skill_code",
         "spell_backward",
@@ -204,6 +205,27 @@ def test_two_domains_are_both_there_and_told_apart() -> None:
     assert 25 <= len(letters) <= 75
     assert all(task.columns["metadata"]["source_dataset"] == "spell_backward" for task in letters)
     assert {task.columns["domain"] for task in items} == {"letters", "maths"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("two_domains", {"letters": "spell_backward", "maths": "chain_sum"}),
+        ("letters_and_codes", {"letters": "spell_backward", "codes": "skill_code"}),
+    ],
+)
+def test_a_domains_questions_are_those_of_its_own_task(name: str, parts: dict[str, str]) -> None:
+    """On the same side of the split; and the task says which domains there are, for routers to be held to."""
+    both = tasks.load(name)
+    items = both.held_out(120)
+    for domain, alone in parts.items():
+        mine = {task.id for task in items if task.columns["domain"] == domain}
+        assert len(mine) > 30 and all(split_of(each) == "held_out" for each in mine)
+        theirs = {task.id: task for task in tasks.load(alone).held_out(400)}
+        shared = [task for task in items if task.id in theirs]
+        assert all(task.answer == theirs[task.id].answer and task.columns["domain"] == domain for task in shared)
+        assert shared or alone != "skill_code", "400 of some 500 codes, so that some are there"
+    assert both.values == {"domain": tuple(parts)}
 
 
 def test_a_package_brings_a_task_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
