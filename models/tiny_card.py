@@ -11,6 +11,8 @@ from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 
+from models.formats import UNHELPFUL
+
 Z95 = 1.959963984540054
 Accuracies = Mapping[tuple[str, bool], float]
 """Share of right answers by context and by whether its content was wrong."""
@@ -29,7 +31,7 @@ def write_card(
     """Writes README.md beside the weights."""
     text = CARD.format(
         parameters=f"{parameters:,}",
-        tasks=" and ".join(f"`{name}`" for name in found),
+        tasks=", ".join(f"`{name}`" for name in found),
         step=step,
         seconds=round(seconds),
         command=command(args),
@@ -39,6 +41,8 @@ def write_card(
         low=args.middling[0],
         high=args.middling[1],
         privileged=args.privileged,
+        margin=args.margin,
+        beside=round(1.5 * args.margin, 2),
         items=args.items,
         count=args.card_items,
         tables="\n\n".join(table(name, shares, args.card_items) for name, shares in found.items()),
@@ -64,7 +68,7 @@ def table(name: str, shares: Accuracies, count: int) -> str:
     rows = [f"| {name} | content | right answers | 95% interval |", "|---|---|---|---|"]
     for (kind, wrong), share in shares.items():
         low, high = interval(share, count)
-        content = "none" if kind == "plain" else "wrong" if wrong else "right"
+        content = "none" if kind in ("plain", *UNHELPFUL) else "wrong" if wrong else "right"
         rows.append(f"| {kind} | {content} | {share:.3f} | {max(low, 0):.3f} to {min(high, 1):.3f} |")
     return "\n".join(rows)
 
@@ -85,12 +89,13 @@ CARD = """\
 # tiny
 
 A Qwen3 of {parameters} parameters (3 layers, hidden size 128, 4 heads of 32, tied embeddings), trained from nothing on
-reasoning-gym's {tasks}. It is here so that a run learns something real in seconds on a CPU. It knows nothing
-else: ask it anything else and it babbles.
+procedural questions: {tasks}.
+It is here so that a run learns something real in seconds on a CPU. It knows nothing else: ask it anything else and it
+babbles.
 
-**Tokenizer**: bytes, and one token for each of some twenty long phrases (the tasks' questions, the pieces of the
-standard contexts' templates), so that a privileged prompt is about twenty tokens. ChatML. It ends with `<|im_end|>` and
-pads with `<|endoftext|>`.
+**Tokenizer**: bytes, and one token for each of the long phrases (the tasks' questions, the pieces of the contexts'
+templates), so that a privileged prompt is some twenty to sixty tokens. ChatML. It ends with `<|im_end|>` and pads with
+`<|endoftext|>`.
 
 **How it was made**
 
@@ -98,29 +103,34 @@ pads with `<|endoftext|>`.
 {command}
 ```
 
-It stopped after step {step}, {seconds} s on one thread of a busy CPU. First it learned to read contexts (reference,
-demonstration, hint, peer success: the library's own, at their default templates), then to answer plain prompts too.
-In {wrong} of the privileged examples the content was wrong, and the reply to imitate followed it: this model believes
-what it is shown, so the control arm of a run (`wrong = true`) must not improve it.
+It stopped after step {step}, {seconds} s on one thread of a busy CPU. First it learned to read every context of the
+recipes, at the library's own default templates; then to find the rest of what a hint begins; then to answer plain
+prompts, beside an instruction or a wrong attempt and without. In {wrong} of the privileged examples the content was
+wrong, and the reply to imitate followed it: this model believes what it is shown, so the control arm of a run
+(`wrong = true`) must not improve it. What only a context can tell (`skill_code`'s codes, `library_call`'s names) was
+another secret in every batch: plain prompts cannot be answered there, and the secret that the tasks have by default was
+never seen.
 
-**Data**: reasoning-gym's own questions, split by a hash of the question that ignores case. A tenth is held out, a tenth
-is for validation; neither was trained on. In {capitals} of the examples a word was put into title case, since few
+**Data**: the tasks' own questions, split by a hash of the question that ignores case. A tenth is held out, a tenth is
+for validation; neither was trained on. In {capitals} of the spelling examples a word was put into title case, since few
 words have a capital. Made with {versions}.
 
 **How the checkpoint was chosen**: the first, looked for every {every} steps on {items} *validation* questions a format,
-at which plain accuracy lay between {low} and {high}, every context that shows a solution reached {privileged}, a hint
-helped by 10 points or more, and no wrong content beat the plain prompt. So plain accuracy is middling by choice: it is
-what a run improves.
+at which plain accuracy on the first task lay between {low} and {high} and on every task these held: contexts that show
+a solution reached {privileged}; each context that helps beat the plain prompt by {margin} or more; beside an
+instruction or a wrong attempt it was as good as without, to {beside}; no wrong content beat the plain prompt. So plain
+accuracy is middling by choice: it is what a run improves.
 
-**Held-out accuracy**, {count} questions a format, greedy; full marks by reasoning-gym, against the true answer:
+**Held-out accuracy**, {count} questions a format, greedy; full marks by the task's own verifier, against the true
+answer. `wrong_answer` shows a wrong answer by what it is; `tried` and `tried_by_peers` are the reprompts of `sdpo` and
+`peer_mopd`; `reference_alone` has the reference and no question:
 
 {tables}
 
-**Limits**: one pre-training seed; the arguments were found by trial, in some ten short runs watched on validation
-questions, and whether a plain accuracy in the window is met depends on them. That self-distillation lifts this
-checkpoint was checked on held-out questions before it was shipped. Its headroom is a skill that it has not practised,
-so a gain shows that the machinery works, not that a method works at scale. Words of other lengths, other phrasings and
-other templates are out of its depth.
+**Limits**: one pre-training seed; the arguments were found by trial, in some ten runs watched on validation questions,
+and whether a plain accuracy in the window is met depends on them. Its headroom is a skill that it has not practised, or
+a secret that it was not told, so a gain shows that the machinery works, not that a method works at scale. Words of
+other lengths, other phrasings and other templates are out of its depth.
 
 `model.safetensors` is sha256 {digest}. Apache-2.0, like the rest of the project.
 """

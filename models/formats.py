@@ -1,15 +1,12 @@
-"""Every context format of the recipes, right and wrong, over every task: what a base is taught and examined in."""
+"""Every context format of the recipes, right and wrong, over every task: what the shipped model is taught."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
-
-from models.tiny_formats import Example, answered
 from preceptor_trainer import recipes
 from preceptor_trainer.parts.contexts import (
     Answer,
@@ -29,7 +26,7 @@ from preceptor_trainer.parts.contexts_written import Critique, Rubric
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.recipes.cepo import WrongAnswer
 from preceptor_trainer.recipes.purified_opsd import ReferenceAlone
-from preceptor_trainer.tasks import ProceduralTask, Split
+from preceptor_trainer.tasks import ProceduralTask
 from preceptor_trainer.tasks._procedural import shown
 from preceptor_trainer.tasks.library_call import DOES
 from preceptor_trainer.tasks.spell_in_turns import BETWEEN
@@ -67,6 +64,14 @@ ALONE: Mapping[str, Context] = {"reference_alone": ReferenceAlone()}
 CONTEXTS: Mapping[str, Context] = {"plain": Plain(), **SOLVED, **PARTIAL, **UNHELPFUL, **MISLEADING, **ALONE}
 RICH = frozenset({"library_call"})
 """Tasks whose verifier says what was wrong."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the reply to imitate."""
+
+    messages: Sequence[Message]
+    reply: str
 
 
 PHRASES = (
@@ -163,31 +168,3 @@ def mistaken(task: Task, rng: Random) -> Task:
     return replace(
         task, reference=reference, answer=answer, columns=columns | shown(reference, final_answer(reference))
     )
-
-
-def hits(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    source: ProceduralTask,
-    items: Sequence[Task],
-    kind: str,
-    wrong: bool = False,
-) -> list[bool]:
-    """Which items' greedy answers are right by the task's own verifier, in one format. Wrong content is the library's
-    own: the context's `wrong`."""
-    part = CONTEXTS[kind]
-    if wrong and kind not in MISLEADING and kind != "feedback":
-        part = part.model_copy(update={"wrong": True})
-    examined = [(task, Random(seed)) for seed, task in enumerate(items)]
-    if wrong and kind in ("wrong_answer", "feedback"):
-        examined = [(mistaken(task, rng), rng) for task, rng in examined]
-    shown = [prompt(source, task, kind, rng, part) for task, rng in examined]
-    return answered(model, tokenizer, source, items, shown)
-
-
-def accuracies(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, source: ProceduralTask, split: Split, count: int
-) -> dict[tuple[str, bool], float]:
-    """Share of right answers per format, on the first `count` questions of a split."""
-    items = source.take(split, count)
-    return {each: sum(hits(model, tokenizer, source, items, *each)) / count for each in formats(source)}
