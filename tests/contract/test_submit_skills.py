@@ -70,6 +70,19 @@ def test_a_recipe_that_grows_a_bank_needs_one_which_may_be_empty(bank: House):
     assert caught.value.problem.field == "fallbacks.extractor"
 
 
+def test_what_a_cold_start_shows_must_be_in_the_data(bank: House):
+    bank.model()
+    bank.teacher("writer", generates=True)
+    bank.teacher()
+    state = {"kind": "skill_bank", "cold_start": 8, "guide": {"kind": "canonical"}}
+    growing = {"overrides": {"state": {"skills": state}}, "skills": "words@0"}
+    growing |= {"recipe": "sgsd", "teachers": {"self": "spelling", "extractor": "writer"}}
+    with pytest.raises(Invalid, match=r"'state\.skills\.guide' needs the column 'canonical', which task"):
+        bank.run(**growing)
+    state["guide"] = {"kind": "demonstration"}
+    assert bank.run(**growing).skills == "words@0"
+
+
 def test_a_name_that_is_no_banks_is_a_422(bank: House):
     body = bank.wish(recipe="sgsd").model_dump(mode="json") | {"skills": "words@latest"}
     answer = bank.http().post("/v1/runs", json=body)

@@ -21,7 +21,7 @@ from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Verifier
 from preceptor_trainer.sampler import Completion, Job, Sampler
 from preceptor_trainer.scoring import score
-from preceptor_trainer.views import Message, Task
+from preceptor_trainer.views import Message, Rollout, Task
 from preceptor_trainer.writer import stream
 
 Value = TypeVar("Value")
@@ -80,16 +80,16 @@ class Evaluator:
             domains=_by_domain(self._tasks, hits),
         )
 
-    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
-        """Whether the greedy answer to each prompt is right for its task; None where the prompt does not fit the
-        student. On this rank alone."""
+    def attempts(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[Rollout | None]:
+        """The greedy answer to each prompt, judged by its task; None where the prompt does not fit the student. On this
+        rank alone."""
         jobs: dict[int, Job] = {}
         for at, prompt in enumerate(prompts):
             with suppress(Invalid):
                 ids = tuple(prompt_ids(self._model, prompt, self._max_tokens))
                 jobs[at] = Job(prompt_ids=ids, seed=0, max_tokens=self._max_tokens)
         written = dict(zip(jobs, self._sampler.sample(list(jobs.values()), temperature=0.0), strict=True))
-        return [self._right(task, written[at]) if at in written else None for at, task in enumerate(tasks)]
+        return [self._attempt(task, written[at]) if at in written else None for at, task in enumerate(tasks)]
 
     def _whole(self, mine: Sequence[Value]) -> list[Value]:
         """All ranks' values, in the order of the tasks."""
@@ -111,8 +111,12 @@ class Evaluator:
         return Job(prompt_ids=ids, seed=seed, max_tokens=self._max_tokens)
 
     def _right(self, task: Task, written: Completion) -> bool:
+        verdict = self._attempt(task, written).verdict
+        return verdict is not None and verdict.correct
+
+    def _attempt(self, task: Task, written: Completion) -> Rollout:
         text = str(self._model.tokenizer.decode(list(written.token_ids), skip_special_tokens=True))
-        return self._verifier(task, text).correct
+        return Rollout(index=0, text=text, verdict=self._verifier(task, text))
 
     def _entropy(self, jobs: Sequence[Job], written: Sequence[Completion]) -> float:
         """Summed over all tokens, in nats."""

@@ -170,6 +170,8 @@ class Loop:
             self._teacher.publish()
         self._paired.publish(state.step)
         self._ranks.wait()
+        if self._bank is not None and state.step == 0:
+            self._tell(self._bank.begin(self._data, training.batch, training.seed, self._ranks, self._evaluator), 0)
         if state.baseline is None:
             self._evaluate(0)
         last = None
@@ -226,8 +228,9 @@ class Loop:
         taken.times.seconds["learn"] += monotonic() - learning
         shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions, self._leaks.metrics(step)))
         written = [row for share in shares for row in share.rows]
-        if self._bank is not None and (told := self._bank.learned(batch, written, step, self._ranks, self._evaluator)):
-            self._reporter.note(told, step)
+        if self._bank is not None:
+            last = step == self._run.training.steps
+            self._tell(self._bank.learned(batch, written, step, self._ranks, self._evaluator, last), step)
         metrics |= describe(written, monotonic() - began) | counted(shares)
         metrics["lag"] = float(step - 1 - min(row.weights_version for row in written))
         trips = self._keeper.watch(metrics, step)
@@ -239,6 +242,10 @@ class Loop:
         metrics |= self._paired.metrics(step)
         report = StepReport(step=step, metrics=metrics, ledger=ledger_of(shares, taken.times))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
+
+    def _tell(self, told: Mapping[str, object] | None, step: int) -> None:
+        if told is not None:
+            self._reporter.note(told, step)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -1,4 +1,4 @@
-"""A run's skill bank: what its tasks are shown, what came of it, and how the bank grows.
+"""A run's skill bank: what its tasks are shown, what came of it, how the bank begins, grows and is left.
 
 A run begins at the version it has pinned. Every version that it publishes itself is used from the next step on, so that
 what a step shows is a function of the pinned version and of the steps before: a resumed run finds what it published by
@@ -29,6 +29,7 @@ from preceptor_trainer.parts.contexts import Skills, question
 from preceptor_trainer.parts.skill_banks import SkillBank
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.skill_start import Answering, cold_start
 from preceptor_trainer.views import Ask, ContextView, Message, Rollout, Task, Verdict
 
 FILLED = frozenset({"skill", "mistake", "skill_score"})
@@ -57,14 +58,6 @@ class Shelf(Protocol):
 
     def record(self, uses: Sequence[SkillUse], step: int) -> None:
         """Count what came of skills in a step."""
-        ...
-
-
-class Answering(Protocol):
-    """The student as it is now: `Evaluator`."""
-
-    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
-        """Whether its greedy answer to each prompt is right for its task; None where the prompt does not fit."""
         ...
 
 
@@ -104,23 +97,40 @@ class RunBank:
         }
         return replace(task, columns={**task.columns, **columns})
 
-    def learned(self, batch: Batch, rows: Sequence[Row], step: int, ranks: Ranks, student: Answering) -> Told | None:
+    def begin(self, data: Data, batch: int, seed: int, ranks: Ranks, student: Answering) -> Told | None:
+        """Before the first step: give a bank without a skill its first ones, where the recipe wants that. Published as
+        of step 0, once. Returns what is to be told of it."""
+        told, growing = None, self._growing
+        if ranks.first and growing is not None and growing.cold_start and not self._at(1).skills:
+            start = cold_start(growing, data, batch, seed, student, self._reply)
+            told = self._publish(start.skills, 0, f", {start.told}")
+        self._published = dict(ranks.told(self._published))
+        return told
+
+    def learned(
+        self, batch: Batch, rows: Sequence[Row], step: int, ranks: Ranks, student: Answering, last: bool = False
+    ) -> Told | None:
         """After a step: count what came of the skills; grow the bank where it is time to. `rows`: all ranks'.
 
+        After the `last` step of a run that lets it grow the bank is left as it was measured: who does harm leaves.
         Returns what is to be told of it.
         """
         used = [each for mine in ranks.every(uses_of(batch, self._reading)) for each in mine]
         told = None
         if ranks.first:
-            if uses := summed([*used, *self._tried(rows, step, student)]):
+            looks = self._growing is not None and (last or step % self._growing.every == 0)
+            if uses := summed([*used, *(self._tried(rows, step, student) if looks else ())]):
                 self._shelf.record(uses, step)
             told = self._grow([(row.task, _seen(row)) for row in rows], step)
+            if told is None and last and looks:
+                left = self._publish((), step, ", by what it was measured to be worth")
+                told = left if left["evicted"] else None
         self._published = dict(ranks.told(self._published))
         return told
 
     def _tried(self, rows: Sequence[Row], step: int, student: Answering) -> list[SkillUse]:
-        """Where it is time to look: the same tasks answered with a skill in sight and without, by the same weights."""
-        if self._growing is None or step % self._growing.every or not self._reading:
+        """The same tasks answered with a skill in sight and without, by the same weights."""
+        if self._growing is None or not self._reading:
             return []
         tasks = list({row.task.id: row.task for row in rows}.values())[: self._growing.trials]
         context = next(iter(self._reading.values()))
@@ -132,10 +142,11 @@ class RunBank:
                 pair = place % len(prompts)
                 trials.append((task, prompts[pair].messages, task.columns[NUMBERS][pair]))
         asked = [task for task, _, _ in trials]
-        right = student.right([*asked, *asked], [*(told for _, told, _ in trials), *(task.messages for task in asked)])
+        prompts = [*(told for _, told, _ in trials), *(task.messages for task in asked)]
+        verdicts = [each and each.verdict for each in student.attempts([*asked, *asked], prompts)]
         return [
-            SkillUse(number=number, shown=1, shown_right=int(with_), plain=1, plain_right=int(without))
-            for (_, _, numbers), with_, without in zip(trials, right, right[len(trials) :], strict=False)
+            SkillUse(number=number, shown=1, shown_right=int(with_.correct), plain=1, plain_right=int(without.correct))
+            for (_, _, numbers), with_, without in zip(trials, verdicts, verdicts[len(trials) :], strict=False)
             if with_ is not None and without is not None
             for number in numbers
         ]
@@ -143,8 +154,7 @@ class RunBank:
     def _grow(self, rollouts: Sequence[tuple[Task, Rollout]], step: int) -> Told | None:
         if self._growing is None or not (asks := self._growing.asks(step, rollouts)):
             return None
-        held = self._at(step).skills
-        base = self.version(step)
+        held, base = self._at(step).skills, self.version(step)
         try:
             replies = {ask.key: self._reply(ask) for ask in asks}
             content = tuple(content_of(each) for each in held)
@@ -156,10 +166,13 @@ class RunBank:
                 "message": f"The skill bank stays at version {base}: the reply was not what was asked for: {error}."
             }
         assert isinstance(grown, tuple)
-        made = self._shelf.publish(base, grown[len(held) :], step)
+        return self._publish(grown[len(held) :], step)
+
+    def _publish(self, new: Sequence[SkillCreate], step: int, why: str = "") -> Told:
+        made = self._shelf.publish(self.version(step), new, step)
         self._published = dict(self._shelf.published())
         said = f"{len(made.added)} skills are new, {len(made.folded)} were known, {len(made.evicted)} had to leave"
-        message = f"The skill bank is at version {self.version(step + 1)}: {said}."
+        message = f"The skill bank is at version {self.version(step + 1)}{why}: {said}."
         return {"message": message, **made.model_dump(mode="json", exclude={"created_at"})}
 
     def _reply(self, ask: Ask) -> str:

@@ -2,7 +2,8 @@
 
 It is no model. It understands two kinds of question, spelling a word backward and adding up a chain of numbers, and
 prompts that put their material between tags: `<question>`, and where there is one `<attempt>`. What it writes is
-decided by the tag that the rest of the prompt names for the reply. Of anything else it says that it does not know.
+decided by the tag that the rest of the prompt names for the reply. Where it is shown attempts of which some failed, it
+says what can be learned of them (`lessons`). Of anything else it says that it does not know.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+
+from preceptor_services.teacher.lessons import lessons
 
 UNKNOWN = "I am a set of rules: I know how to spell a word backward and how to add up a chain of numbers, nothing else."
 MATERIAL = ("question", "attempt", "reference", "debate", "verdict")
@@ -47,6 +50,8 @@ class Case:
 
 def reply(prompt: str) -> str:
     """What is written after a prompt."""
+    if (learned := lessons(prompt)) is not None:
+        return learned
     told = {tag: _between(prompt, tag) for tag in MATERIAL}
     rest = prompt
     for tag in MATERIAL:

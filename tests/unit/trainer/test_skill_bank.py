@@ -23,7 +23,7 @@ from preceptor_trainer.model import load_model
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.skill_bank import NUMBERS, RunBank, WithSkills
-from preceptor_trainer.views import Message, Task, Verdict
+from preceptor_trainer.views import Message, Rollout, Task, Verdict
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
 
@@ -37,6 +37,8 @@ class Memory:
         self.versions: dict[int, list[Skill]] = {1: [self._skill(n, each, 1) for n, each in enumerate(skills, 1)]}
         self.steps: dict[int, SkillBankVersion] = {}
         self.recorded: dict[int, Sequence[SkillUse]] = {}
+        self.harmful: tuple[int, ...] = ()
+        """Who leaves whenever something is published; for a test's sake the skills of a version stay."""
 
     def skills(self, version: int) -> Sequence[Skill]:
         return self.versions[version]
@@ -45,14 +47,18 @@ class Memory:
         return {step: made.version for step, made in self.steps.items()}
 
     def publish(self, base: int, add: Sequence[SkillCreate], step: int) -> SkillBankVersion:
+        if not add and not self.harmful:
+            latest = len(self.versions)
+            return SkillBankVersion(bank="b", version=latest, skills=len(self.versions[latest]), created_at=AT)
         if step not in self.steps:
             held, version = self.versions[base], len(self.versions) + 1
             new = [self._skill(len(held) + n, each, version) for n, each in enumerate(add, 1)]
             self.versions[version] = [*held, *new]
             added = tuple(each.number for each in new)
             self.steps[step] = SkillBankVersion(
-                bank="b", version=version, base=base, skills=len(held) + len(new), added=added, created_at=AT
-            )
+                bank="b", version=version, base=base, skills=len(held) + len(new), added=added, created_at=AT,
+                evicted=self.harmful,
+            )  # fmt: skip
         return self.steps[step]
 
     def record(self, uses: Sequence[SkillUse], step: int) -> None:
@@ -147,10 +153,16 @@ def test_what_a_step_is_shown_does_not_depend_on_what_came_later(folder: Path):
 class Reader:
     """A student that is right where the prompt holds a skill, and whose positions end before a long word's."""
 
-    def right(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[bool | None]:
+    def attempts(self, tasks: Sequence[Task], prompts: Sequence[Sequence[Message]]) -> list[Rollout | None]:
         assert len(tasks) == len(prompts)
         texts = [prompt[-1]["content"] for prompt in prompts]
-        return [None if "dddd" in text else REVERSE.skill in text for text in texts]
+        return [
+            None if "dddd" in text else judged(REVERSE.skill in text or "reference solution" in text) for text in texts
+        ]
+
+
+def judged(right: bool) -> Rollout:
+    return Rollout(index=0, text="x", verdict=Verdict(reward=float(right), correct=right))
 
 
 def test_what_a_skill_is_worth_is_tried_on_the_same_tasks(folder: Path):
@@ -206,3 +218,58 @@ def test_a_run_may_begin_with_an_empty_bank(folder: Path, tmp_path: Path):
     shelf = Memory()
     ended, _ = go(folder, tmp_path / "w", shelf, growing(3))
     assert ended.result is not None and sorted(shelf.recorded) == [4, 5, 6]
+
+
+def starting(tasks: int = 6, guide: str | None = "reference", attempts: int = 2) -> Recipe:
+    state = {"kind": "skill_bank", "every": 4, "cold_start": tasks, "attempts": attempts}
+    state |= {} if guide is None else {"guide": {"kind": guide}}
+    return growing().override({"state": {"skills": state}})
+
+
+def test_an_empty_bank_begins_with_what_failed_alone_and_succeeded_with_a_guide(folder: Path) -> None:
+    asked: list[str] = []
+
+    def says(role: str, request: ChatRequest) -> Reply:
+        asked.append(request.messages[0].content)
+        if len(asked) == 2:
+            return Reply(text="no idea", finished=True)
+        said = {"skill": f"Rule {len(asked)}.", "mistake": "", "attempt": 3, "tags": ["rule"]}
+        return Reply(text=json.dumps(said), finished=True)
+
+    shelf = Memory()
+    bank = RunBank(shelf, 1, NGrams(), starting(), LocalScorer({}, says))
+    told = bank.begin(WithSkills(ToyData(), bank), 3, 0, Ranks(), Reader())
+    assert told is not None and told["message"] == (
+        "The skill bank is at version 2, cold start: of 6 tasks 0 were right alone, 6 with a guide; 1 replies could "
+        "not be used: 2 skills are new, 0 were known, 0 had to leave."
+    )
+    assert [text.count("(failed)") for text in asked] == [text.count("(succeeded)") for text in asked] == [2, 2, 2]
+    assert [each.skill for each in shelf.versions[2]] == ["Rule 1.", "Rule 3."] and list(shelf.steps) == [0]
+    rollouts = [str(source.rollout) for each in shelf.versions[2] for source in each.sources]
+    assert all(each.endswith("/1") for each in rollouts), "attempt 3 is the first that succeeded, with the guide"
+    assert [bank.version(step) for step in (1, 2)] == [2, 2]
+    assert bank.begin(WithSkills(ToyData(), bank), 3, 0, Ranks(), Reader()) is None, "it is not empty any more"
+    assert len(asked) == 3
+
+
+def test_without_a_success_there_is_nothing_to_contrast(folder: Path) -> None:
+    bank = RunBank(shelf := Memory(), 1, NGrams(), starting(guide=None), LocalScorer({}, writes))
+    told = bank.begin(WithSkills(ToyData(), bank), 3, 0, Ranks(), Reader())
+    assert told is not None and "0 were right alone, 0 with a guide" in str(told["message"])
+    assert shelf.steps == {}
+
+
+def test_a_run_leaves_its_bank_as_it_was_measured(folder: Path, tmp_path: Path) -> None:
+    """Its last look is after its last step; a bank that holds a skill has no cold start."""
+    which = growing(5).override({"state": {"skills": {"kind": "skill_bank", "every": 5, "cold_start": 3}}})
+    quiet = Memory(REVERSE)
+    _, reporter = go(folder, tmp_path / "a", quiet, which)
+    assert sorted(quiet.steps) == [5] and len(reporter.notes) == 1, "nothing changes at the end, and nothing is told"
+    assert [bool(sum(use.shown for use in quiet.recorded[step])) for step in (4, 5, 6)] == [False, True, True]
+    shelf = Memory(REVERSE)
+    shelf.harmful = (1,)
+    _, reporter = go(folder, tmp_path / "b", shelf, which)
+    assert sorted(shelf.steps) == [5, 6] and shelf.steps[6].added == ()
+    assert "by what it was measured to be worth: 0 skills are new, 0 were known, 1 had" in str(
+        reporter.notes[-1]["message"]
+    )

@@ -1,5 +1,6 @@
-"""How a run's skill bank grows: now and then, while success is low, a text teacher contrasts what failed with what
-succeeded, and says what to do and what to avoid (SGSD, arXiv:2605.28791; theirs every 25 steps, below 80%, 5 at most).
+"""How a run's skill bank begins and grows: a text teacher contrasts what failed with what succeeded, and says what to
+do and what to avoid, before the first step, then now and then while success is low (SGSD, arXiv:2605.28791; theirs
+begins with 256 rollouts, and grows every 25 steps, below 80%, by 5 at most).
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from preceptor.texts import filled, without_thinking
 from preceptor.wire.skills import SkillCreate, SkillSource
 from preceptor_trainer.parts.contexts import question
-from preceptor_trainer.recipe import State
+from preceptor_trainer.recipe import Context, State
 from preceptor_trainer.views import Ask, Message, Rollout, Task
 
 _KEY = "skills"
@@ -23,8 +24,9 @@ Tried = Sequence[tuple[Task, Rollout]]
 class SkillBank(State, kind="skill_bank"):
     """The bank that the run names grows by what a text teacher makes of a step's rollouts.
 
-    The teacher answers with one JSON object a line: `skill`, `mistake` (one of them may be empty) and `attempt`, the
-    number of the attempt that taught it. A reply with anything else in it is not read, and nothing is published.
+    The teacher answers with one JSON object a line: `skill`, `mistake` (one of them may be empty), `attempt`, the
+    number of the attempt that taught it, and perhaps `tags`, words to find it by. A reply with anything else in it is
+    not read, and nothing is published.
     """
 
     writer: str = "extractor"
@@ -40,6 +42,12 @@ class SkillBank(State, kind="skill_bank"):
     trials: int = Field(default=16, ge=0, le=1024)
     """Tasks of the step that the student answers at each look with a skill in sight and without, to measure what the
     skill is worth; the first ones, the pairs in turn. 0: none."""
+    cold_start: int = Field(default=0, ge=0, le=65_536)
+    """Tasks that the student answers before the first step, where the version that the run has pinned is empty, for the
+    bank to begin with. 0: none."""
+    guide: SerializeAsAny[Context] | None = None
+    """What the student is shown at the cold start for a second attempt at the tasks that it failed (`demonstration`,
+    say), so that there are successes to learn from. None: nothing, and there is no second attempt."""
     max_tokens: int = Field(default=1024, ge=1, le=100_000)
     """Longest reply. One that is longer is cut off, and not read."""
     template: str = (
@@ -47,7 +55,7 @@ class SkillBank(State, kind="skill_bank"):
         "What should be known to succeed at tasks like these, and which mistakes should be avoided? Say it so that it "
         "helps with other tasks of the kind; give no answer to any of these.\n"
         'Write at most {most} lines, each one JSON object: {"skill": "what to do", "mistake": "what to avoid", '
-        '"attempt": the number of the attempt that shows it}. Write nothing else.'
+        '"attempt": the number of the attempt that shows it, "tags": ["a word to find it by"]}. Write nothing else.'
     )
     """What the teacher reads; it holds `{attempts}` once, and may hold `{most}`."""
 
@@ -66,10 +74,14 @@ class SkillBank(State, kind="skill_bank"):
         right = sum(verdict.correct for verdict in verdicts)
         if step % self.every or right == len(verdicts) or right >= self.below * len(verdicts):
             return ()
+        return (self.ask(rollouts),)
+
+    def ask(self, rollouts: Tried) -> Ask:
+        """The question about the first of these rollouts, whatever the step; its reply goes into `update`."""
         said = "\n\n".join(self._said(number, *each) for number, each in enumerate(self._shown(rollouts), 1))
         content = filled(self.template, {"attempts": said, "most": str(self.most)})
         message = Message(role="user", content=content)
-        return (Ask(key=_KEY, teacher=self.writer, messages=(message,), max_tokens=self.max_tokens),)
+        return Ask(key=_KEY, teacher=self.writer, messages=(message,), max_tokens=self.max_tokens)
 
     def update(self, content: object, rollouts: Tried, replies: Mapping[str, str]) -> tuple[SkillCreate, ...]:
         """The bank's skills and, after them, the new ones. Raises ValueError where the reply has not the form."""
@@ -99,7 +111,7 @@ def _read(number: int, line: str, shown: Tried) -> SkillCreate:
         value: Any = json.loads(line)
     except ValueError as error:
         raise ValueError(f"line {number} is not JSON") from error
-    if not isinstance(value, dict) or value.keys() != {"skill", "mistake", "attempt"}:
+    if not isinstance(value, dict) or value.keys() - {"tags"} != {"skill", "mistake", "attempt"}:
         raise ValueError(f"line {number} is not an object of skill, mistake and attempt")
     said = cast("dict[str, Any]", value)
     attempt = said["attempt"]
@@ -109,4 +121,8 @@ def _read(number: int, line: str, shown: Tried) -> SkillCreate:
         raise ValueError(f"line {number}: skill and mistake must be text")
     task, rollout = shown[attempt - 1]
     source = SkillSource(rollout=f"{task.id}/{rollout.index}", task=task.id)
-    return SkillCreate(skill=said["skill"].strip(), mistake=said["mistake"].strip(), sources=(source,))
+    made = {"skill": said["skill"].strip(), "mistake": said["mistake"].strip(), "tags": said.get("tags", [])}
+    try:
+        return SkillCreate.model_validate({**made, "sources": (source,)})
+    except ValidationError as error:
+        raise ValueError(f"line {number}: {error.errors()[0]['msg']}") from error

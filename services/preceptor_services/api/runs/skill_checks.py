@@ -9,12 +9,11 @@ from preceptor.resources.skills import pinned
 from preceptor.wire.data import TaskSource
 from preceptor.wire.runs import RunCreate
 from preceptor_services.db import models
+from preceptor_trainer.parts.skill_banks import SkillBank
 from preceptor_trainer.recipe import Recipe
 
 BANK_COLUMNS = frozenset({"skill", "mistake", "skill_score"})
 """Task fields that a bank fills in."""
-GROWS = "skill_bank"
-"""The state of a recipe that publishes to the run's bank."""
 
 
 def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Recipe, str | None]:
@@ -22,7 +21,7 @@ def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Rec
 
     What the bank fills in need not be in the data; what it gives goes before what the data has.
     """
-    growing = any(each.kind == GROWS for each in recipe.state.values())
+    growing = any(isinstance(each, SkillBank) for each in recipe.state.values())
     if wish.skills is None:
         if growing:
             raise _bad(
@@ -48,6 +47,9 @@ def check_skills(session: Session, recipe: Recipe, wish: RunCreate) -> tuple[Rec
     if not growing and (held is None or held.skills == 0):
         raise _bad(f"{bank.name}@{version} holds no skill.", "Publish skills to the bank first.")
     left = {name: each for name, each in recipe.contexts.items() if not set(each.columns) <= BANK_COLUMNS}
+    for name, each in recipe.state.items():
+        if isinstance(each, SkillBank) and each.cold_start and each.guide is not None:
+            left[f"state.{name}.guide"] = each.guide  # the data has to serve it like any context
     return recipe.model_copy(update={"contexts": left}), f"{bank.name}@{version}"
 
 
