@@ -7,38 +7,30 @@ eight would take eight times as long as one.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
 from of_learner.runs import Told, a_run
+from of_many.serving import teacher
 from of_teacher.pairs import Ratios
-from of_teacher.servers import KEY, free_port
-from pydantic import SecretStr
 
-from preceptor.endpoint import TeacherClient
 from preceptor.fingerprint import tokenizer_card
 from preceptor.pool import TeacherPool
 from preceptor.wire.data import TaskSource
-from preceptor.wire.runs import StepReport, TeacherEndpoint
+from preceptor.wire.runs import StepReport
 from preceptor.wire.score import Numbers, ScoreRequest
 from preceptor.wire.teachers import TokenizerCard
-from preceptor_services.teacher.app import create_teacher_app
 from preceptor_services.teacher.backends.table import TableBackend
-from preceptor_services.teacher.settings import TeacherSettings
 from preceptor_trainer import recipes
 from preceptor_trainer.data import TaskData
 from preceptor_trainer.loop import train
 from preceptor_trainer.recipe import Recipe
 
-KEY_ENV = "PRECEPTOR_TEACHER_KEY"
 STUDENT = Path(__file__).resolve().parents[2] / "models" / "tiny"
 COUNTS = (1, 2, 4, 8)
 DELAY_SECONDS = 0.2
@@ -76,7 +68,10 @@ def _steps(count: int, objective: str, steps: int) -> list[StepReport]:
     recipe, told = _recipe(count, objective), Told()
     run = a_run("opd", recipe, steps=steps, batch=8, warmup_steps=0)
     with tempfile.TemporaryDirectory() as work, ExitStack() as opened:
-        endpoints = {f"teacher{index}": opened.enter_context(_served(f"teacher{index}")) for index in range(count)}
+        endpoints = {
+            f"teacher{index}": opened.enter_context(teacher(f"teacher{index}", _Late(tokenizer_card(STUDENT))))
+            for index in range(count)
+        }
         pool = opened.enter_context(TeacherPool(endpoints, Path(work) / "heads"))
         train(run, STUDENT, TaskData(TaskSource(task="spell_backward")), pool, told, Path(work))
     return told.steps[1:]
@@ -102,25 +97,3 @@ class _Late(TableBackend):
     def score(self, request: ScoreRequest, between: Callable[[], object]) -> Numbers:
         time.sleep(DELAY_SECONDS)
         return super().score(request, between)
-
-
-@contextmanager
-def _served(name: str) -> Iterator[TeacherEndpoint]:
-    """A late teacher on a port of its own, until the block ends."""
-    os.environ[KEY_ENV] = KEY
-    port = free_port()
-    settings = TeacherSettings.model_validate({"teacher_key": SecretStr(KEY), "teacher_name": name})
-    app = create_teacher_app(_Late(tokenizer_card(STUDENT)), settings)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, name=name, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{port}"
-    with TeacherClient(url, KEY) as client:
-        card = client.card()
-    try:
-        yield TeacherEndpoint(name=name, url=url, key_env=KEY_ENV, card=card)
-    finally:
-        server.should_exit = True
-        thread.join()
