@@ -26,12 +26,12 @@ SCRIPTED = frozenset({"spell_backward", "chain_sum", "two_domains"})
 class Budget:
     """What every cell may use. Equal for all, whatever they make of it."""
 
-    tokens: int = 12_000
+    tokens: int = 6_000
     """Completion tokens to be learned from: the student's own, or the data's where it writes none. A run ends with the
     first evaluation at or after them."""
     rollouts: int = 64
     """A step: so many tasks, or fewer where each is answered several times."""
-    every: int = 4
+    every: int = 2
     """Steps between two evaluations."""
     items: int = 200
     """Held-out questions of an evaluation."""
