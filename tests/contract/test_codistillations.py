@@ -138,6 +138,9 @@ def test_a_version_is_published_once_by_whoever_holds_the_lease(house: House) ->
     found = house.admin.codistillations.published(run)
     assert [each.step for each in found.publications] == [0, 1] and found.url is None
     assert house.admin.codistillations.published(run, after=first.version).publications[0].outcomes["maths"].right == 3
+    assert not found.done
+    publish(run, fence, publication(fence, 1), done=True)
+    assert house.admin.codistillations.published(run).done
     shown = house.admin.codistillations.get(pair.id).a
     assert (shown.published, shown.version) == (2, version_of(fence, 1))
 

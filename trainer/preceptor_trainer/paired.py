@@ -15,7 +15,7 @@ from preceptor.wire.runs import Run
 from preceptor.wire.weights import WeightsKind
 from preceptor_trainer.batch import Row
 from preceptor_trainer.model import Model
-from preceptor_trainer.parts.contexts_peers import Known
+from preceptor_trainer.parts.contexts_peers import BetterTutor, Known
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.self_teacher import held, trained
 from preceptor_trainer.standing import WHOLE, Standing
@@ -81,7 +81,7 @@ class Paired:
         for domain, each in standing.items():
             told |= {f"own/{domain}": each.own.rate(PRIOR), f"peer/{domain}": each.peer.rate(PRIOR)}
         for context in self._recipe.contexts.values():
-            if isinstance(context, Known):
+            if isinstance(context, Known | BetterTutor):
                 told |= {f"{context.told}/{domain}": float(context.heard(each)) for domain, each in standing.items()}
         return told
 

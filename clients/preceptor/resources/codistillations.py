@@ -55,10 +55,10 @@ class Codistillations:
         answer = self._connection.send("PUT", f"/v1/runs/{run_id}/peer", body=serving)
         return self._connection.parse(LeaseStatus, answer)
 
-    def publish(self, run_id: str, fence: int, publication: Publication) -> LeaseStatus:
-        """Record a version before it answers anybody; counts as a heartbeat. Raises LeaseLost, and Conflict where its
-        number was given to other weights."""
-        report = PublicationReport(fence=fence, publication=publication)
+    def publish(self, run_id: str, fence: int, publication: Publication, *, done: bool = False) -> LeaseStatus:
+        """Record a version before it answers anybody, or, once more, that it was the last (`done`); counts as a
+        heartbeat. Raises LeaseLost, and Conflict where its number was given to other weights."""
+        report = PublicationReport(fence=fence, publication=publication, done=done)
         return self._connection.post(LeaseStatus, f"/v1/runs/{run_id}/publications", report, twice_is_once=True)
 
     def published(self, run_id: str, *, after: int = 0) -> Published:

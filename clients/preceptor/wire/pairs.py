@@ -83,6 +83,8 @@ class PublicationReport(Wire):
     """The lease's fencing number."""
     publication: Publication
     """Which."""
+    done: bool = False
+    """Whether it is the last: the run has done all its steps, and only goes on answering."""
 
 
 class PeerServing(Wire):
@@ -105,6 +107,8 @@ class Published(Wire):
     """Where it answers; None: it never has."""
     key_env: KeyEnv | None
     """Environment variable that holds its key."""
+    done: bool
+    """Whether it has done all its steps: no further version follows, and it asks nothing any more."""
     publications: tuple[Publication, ...]
     """The versions that were asked for, in order; at most a thousand."""
 

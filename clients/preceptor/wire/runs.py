@@ -54,7 +54,7 @@ class RunCreate(Wire):
     student: ArtifactId
     """The model to train: an artifact of kind `model`."""
     teachers: dict[str, str] = Field(default_factory=dict[str, str])
-    """Which registered teacher fills each of the recipe's roles; `base`: the LoRA student's own weights."""
+    """Which registered teacher fills each of the recipe's roles; `base`: the student as it began."""
     fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher is asked in a role's stead where its own gives no answer; roles without are absent."""
     data: DataSpec

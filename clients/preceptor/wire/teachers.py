@@ -166,7 +166,8 @@ KeyEnv = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", example
 
 
 OWN_BASE = "base"
-"""What a run calls a LoRA student's own weights, without the adapters, as a teacher. No other may have the name."""
+"""What a run calls its student as it began, as a teacher: a LoRA student without its adapters, else a copy of the
+weights before the first step. No other may have the name."""
 
 
 SAMPLER = "sampler"

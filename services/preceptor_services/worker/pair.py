@@ -50,11 +50,13 @@ class Link:
         self._run, self._fence, self.pair, self._policy = grant.run.id, grant.fence, pair, pair.policy
         self._stopping, self._moved, self._clock = stopping, moved, clock
         self._serving = False
+        self._last: Publication | None = None
         self._changed = threading.Condition()
         self._standings = Standings(pair.policy.memory, pair.teaches, pair.peer_teaches)
         self._versions: set[int] = set()
         self._newest: int | None = None
         self._state: str = RunState.QUEUED
+        self._done = False
         self._peer_url: str | None = None
         self._sign_of_life = clock()
         self._alone = False
@@ -95,7 +97,7 @@ class Link:
         version = version_of(self._fence, step)
 
         def announce(hash: str) -> None:
-            told = Publication(version=version, step=step, weights_hash=hash, outcomes=dict(outcomes))
+            self._last = told = Publication(version=version, step=step, weights_hash=hash, outcomes=dict(outcomes))
             send = self._client.codistillations.publish
             self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, told)))
 
@@ -126,10 +128,14 @@ class Link:
             return self._told.pop(step, {})
 
     def linger(self) -> None:
-        """All steps are done: go on answering until the peer has ended too, is lost, or this run is to stop."""
+        """All steps are done: say so, and go on answering until the peer's are too, it is lost, or this run is to
+        stop."""
+        last, send = self._last, self._client.codistillations.publish
+        assert last is not None, "a version was published before the first step"
+        self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, last, done=True)))
         with self._changed:
             self._sign_of_life = self._clock()
-            while not RunState(self._state).ended and not self._stopping():
+            while not self._done and not RunState(self._state).ended and not self._stopping():
                 if self._clock() - self._sign_of_life > self._policy.patience:
                     return
                 self._changed.wait(ASKS_SECONDS)
@@ -186,12 +192,12 @@ class Link:
         if self._alone:
             return True
         if self._newest is None or self._peer_url is None:
-            return self._state == RunState.SUCCEEDED
+            return self._done
         within = own_step - step_of(self._newest) <= self._policy.max_lag
-        return within or self._policy.on_lag == "go_on" or self._state == RunState.SUCCEEDED
+        return within or self._policy.on_lag == "go_on" or self._done
 
     def _lose(self, why: str) -> None:
-        if self._policy.on_loss == "stop" and self._state != RunState.SUCCEEDED:
+        if self._policy.on_loss == "stop" and not self._done:
             raise PeerLost(
                 f"The peer (run {self.pair.peer_run}, {self._state}) is lost. {why}",
                 teacher="peer",
@@ -225,7 +231,7 @@ class Link:
     def _took(self, found: Published) -> bool:
         """Whether there may be more."""
         with self._changed:
-            self._state = found.state
+            self._state, self._done = found.state, found.done
             new = [each for each in found.publications if each.version not in self._versions]
             for each in new:
                 self._versions.add(each.version)

@@ -1,8 +1,8 @@
 """Contexts of a student that has a peer: its prompt for the peer, there where the peer is reliably better, and for the
-student as it began, there where that was better than the peer.
+student as it began, there where that was better than the peer; and the peer's feedback, where it is the better one.
 
-Both ask what verified rollouts say of the task's domain (`ContextView.standing`). A run that is no side of a pair has
-no standing, and is refused a recipe that reads it.
+All of them ask what verified rollouts say of the task's domain (`ContextView.standing`). A run that is no side of a
+pair has no standing, and is refused a recipe that reads it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from preceptor_trainer.parts.contexts_tutored import Tutored
 from preceptor_trainer.recipe import REWARD, SingleContext
 from preceptor_trainer.standing import STANDING, WHOLE, Standing
-from preceptor_trainer.views import ContextView, Message, Task
+from preceptor_trainer.views import Ask, ContextView, Message, Task
 
+Confidence = Field(default=0.95, gt=0, lt=1)
 PriorCount = Field(default=1.0, gt=0, le=1e6)
 
 
@@ -25,7 +27,7 @@ class Known(SingleContext):
     reads: ClassVar[frozenset[str]] = frozenset({REWARD, STANDING})
     told: ClassVar[str]
     """What a step's metrics call it: `told/DOMAIN` is 1 where it was heard."""
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    confidence: float = Confidence
     """Probability from which on it counts as sure."""
     margin: float = Field(default=0.0, ge=0, lt=1)
     """By how much the better must be better, as a difference of success rates."""
@@ -74,6 +76,26 @@ class BetterStart(Known, kind="better_start"):
 
     def sure(self, standing: Standing) -> float:
         return standing.began_better(self.prior, self.margin)
+
+
+class BetterTutor(Tutored, kind="better_tutor"):
+    """`tutored`, by a peer that verified outcomes show to be reliably better in the task's domain: nobody asks it for
+    attempts of its own then, and `kappa` and `attempts` are not looked at."""
+
+    reads: ClassVar[frozenset[str]] = Tutored.reads | {STANDING}
+    told: ClassVar[str] = "gate"
+    confidence: float = Confidence
+    """Probability from which on it counts as sure."""
+
+    def heard(self, standing: Standing) -> bool:
+        """Whether the peer is sure enough to be better."""
+        return standing.peer_is_better((1.0, 1.0), 0.0) >= self.confidence
+
+    def asks(self, view: ContextView) -> Sequence[Ask]:
+        if self.peer is None or "feedback" in view.replies:
+            return ()
+        standing = view.standing.get(domain_of(view.task), Standing())
+        return [self._ask(view, "feedback", self.ask_template)] if self.heard(standing) else ()
 
 
 def domain_of(task: Task) -> str:

@@ -53,16 +53,19 @@ class Tutored(Reprompt, kind="tutored"):
     def asks(self, view: ContextView) -> Sequence[Ask]:
         if self.peer is None or "feedback" in view.replies:
             return ()
-        pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
         tries = [f"attempt {number}" for number in range(self.attempts)]
-        keys, template = (["feedback"], self.ask_template)
         if tries[0] not in view.replies:
-            keys, template = (tries, self.attempt_template)
-        elif sum(_same(view.replies[each], view.task) for each in tries) < self.kappa * self.attempts:
+            warm = 1.0 if len(tries) > 1 else 0.0
+            return [self._ask(view, key, self.attempt_template, warm) for key in tries]
+        if sum(_same(view.replies[each], view.task) for each in tries) < self.kappa * self.attempts:
             return ()
+        return [self._ask(view, "feedback", self.ask_template)]
+
+    def _ask(self, view: ContextView, key: str, template: str, temperature: float = 0.0) -> Ask:
+        assert self.peer is not None, "somebody is asked"
+        pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
         messages = (Message(role="user", content=filled(template, pieces)),)
-        warm = 1.0 if len(keys) > 1 else 0.0
-        return [Ask(key=key, teacher=self.peer, messages=messages, temperature=warm) for key in keys]
+        return Ask(key=key, teacher=self.peer, messages=messages, temperature=temperature)
 
     def read(self, view: ContextView, key: str, reply: str) -> str:
         return anchored(tagged(reply, "feedback"), view.task) if key == "feedback" else reply

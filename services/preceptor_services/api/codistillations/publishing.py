@@ -39,7 +39,7 @@ def serve(plane: Plane, unit: Unit, run_id: str, serving: PeerServing) -> wire.L
             remedy="Serve the run's own student.",
         )
     endpoint = teacher.endpoints[0]
-    teacher.card, side.url, side.serving_fence = serving.card, serving.url, serving.fence
+    teacher.card, side.url = serving.card, serving.url
     moved = endpoint.url != serving.url
     endpoint.url, endpoint.probe = serving.url, None
     if not news.put(session, teacher, endpoint, TeacherState.READY, None, at) and moved:
@@ -54,7 +54,7 @@ def publish(plane: Plane, unit: Unit, run_id: str, report: PublicationReport) ->
     Invalid where it is not this lease's to give."""
     session, at, told = unit.session, plane.clock(), report.publication
     run = leases.held(session, run_id, report.fence)
-    _side(session, run_id)
+    side = _side(session, run_id)
     if told.version != report.fence * INCARNATION + told.step:
         raise Invalid(
             f"publication.version: under the lease {report.fence} the weights after step {told.step} are version "
@@ -74,6 +74,8 @@ def publish(plane: Plane, unit: Unit, run_id: str, report: PublicationReport) ->
                 run_id=run_id, version=told.version, step=told.step, fence=report.fence, at=at, publication=told
             )
         )
+    if report.done:
+        side.done_fence = report.fence
     status = leases.beat(plane, session, run, at)
     session.flush()
     return status
@@ -85,7 +87,8 @@ def published(session: Session, run_id: str, after: int) -> Published:
     table = models.Publication
     query = select(table).where(table.run_id == run_id, table.version > after).order_by(table.version).limit(MOST)
     found = tuple(each.publication for each in session.scalars(query))
-    return Published(state=run.state, url=side.url, key_env=KEY_ENV, publications=found)
+    done = run.state == wire.RunState.SUCCEEDED.value or 0 < side.done_fence == run.fence
+    return Published(state=run.state, url=side.url, key_env=KEY_ENV, done=done, publications=found)
 
 
 def _side(session: Session, run_id: str) -> models.CodistillationSide:

@@ -69,7 +69,7 @@ def start(
                 run_id=run_id,
                 teacher=names[side],
                 teaches=list(side_of(wish, side).teaches),
-                serving_fence=0,
+                done_fence=0,
             )
         )
     for student in students.values():  # ready only for the two runs that were just checked against them

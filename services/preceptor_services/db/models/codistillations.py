@@ -41,8 +41,8 @@ class CodistillationSide(Base):
     teaches: Mapped[list[str]] = mapped_column(JSON)
     url: Mapped[str | None] = mapped_column(String(2048))
     """Where its student was last said to answer; None: it never was."""
-    serving_fence: Mapped[int] = mapped_column(BigInteger, default=0)
-    """The lease under which it was."""
+    done_fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The lease under which it has done all its steps; 0: it has not."""
 
 
 class Publication(Base):

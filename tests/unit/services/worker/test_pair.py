@@ -23,6 +23,8 @@ class Plane:
 
     state: str = "running"
     url: str | None = "http://peer"
+    done: bool = False
+    told_done: bool = False
     peer: list[Publication] = field(default_factory=list[Publication])
     own: list[Publication] = field(default_factory=list[Publication])
 
@@ -33,7 +35,11 @@ class Plane:
     def published(self, run: str, *, after: int = 0) -> Published:
         held = self.peer if run == PEER else self.own
         new = tuple(each for each in held if each.version > after)
-        return Published(state=self.state, url=self.url, key_env=None, publications=new)
+        done = self.done or self.state == "succeeded"
+        return Published(state=self.state, url=self.url, key_env=None, done=done, publications=new)
+
+    def publish(self, run: str, fence: int, publication: Publication, *, done: bool) -> None:
+        self.told_done = done
 
     def publishes(self, step: int, incarnation: int = 1, **outcomes: Outcomes) -> None:
         version = version_of(incarnation, step)
@@ -45,6 +51,9 @@ class Held:
 
     def report(self, send: Any) -> Any:
         return send()
+
+    def heard(self, status: object) -> None:
+        pass
 
 
 class Clock:
@@ -146,7 +155,19 @@ def test_who_has_done_all_its_steps_is_not_waited_for(plane: Plane) -> None:
     plane.state = "succeeded"
     with link(plane, max_lag=0, on_loss="stop") as mine:
         mine.meet(100)
-        mine.linger()
+
+
+def test_who_is_done_says_so_and_answers_until_the_other_is(plane: Plane) -> None:
+    plane.publishes(10)
+    with link(plane) as mine:
+        mine._last = plane.peer[0]  # pyright: ignore[reportPrivateUsage]
+        ended = threading.Event()
+        thread = threading.Thread(target=lambda: (mine.linger(), ended.set()))
+        thread.start()
+        assert not ended.wait(0.5) and plane.told_done
+        plane.done = True
+        assert ended.wait(20)
+        thread.join()
 
 
 def test_waiting_ends_when_the_run_is_to_stop(plane: Plane) -> None:

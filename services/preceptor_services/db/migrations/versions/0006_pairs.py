@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("teacher", sa.String(length=100), nullable=False),
         sa.Column("teaches", sa.JSON(), nullable=False),
         sa.Column("url", sa.String(length=2048), nullable=True),
-        sa.Column("serving_fence", sa.BigInteger(), nullable=False),
+        sa.Column("done_fence", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["codistillation_id"],
             ["codistillations.id"],
