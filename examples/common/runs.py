@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,16 @@ from preceptor.wire.runs import Run, RunCreate, RunState
 
 def finish(client: Client, create: RunCreate, console: Console) -> Run:
     """Start a run and show it live to its end. Raises PreceptorError where it did not succeed."""
-    run = client.runs.start(create)
+    return _watched(client, client.runs.start(create), console)
+
+
+def finish_all(client: Client, creates: Sequence[RunCreate], console: Console) -> list[Run]:
+    """The same with several runs at once, for which as many workers are needed; they are shown one after another."""
+    runs = [client.runs.start(create) for create in creates]
+    return [_watched(client, run, console) for run in runs]
+
+
+def _watched(client: Client, run: Run, console: Console) -> Run:
     with Watch(run, console) as board:
         for event in client.runs.events(run.id):
             board.show(event)

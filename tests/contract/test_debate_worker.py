@@ -33,10 +33,10 @@ def meet(sqlite_house: House) -> Iterator[Meet]:
         yield meet
 
 
-def bench(house: House, **more: float) -> Bench:
+def bench(house: House) -> Bench:
     folder = house.tmp / "worker"
     cache = ArtifactCache(house.admin, folder, 10**9)
-    return Bench(client=house.admin, name="w", folder=folder, cache=cache, **{"teacher_deadline": 5.0, **more})
+    return Bench(client=house.admin, name="w", folder=folder, cache=cache, teacher_deadline=5.0)
 
 
 def held(house: House, says: dict[str, Debater], **changes: object) -> Debate:
