@@ -236,7 +236,7 @@ PAIRS = [("full", "full"), ("topk", "topk"), ("ids", "ids"), ("full", "topk"), (
 
 @pytest.mark.parametrize("supports", PAIRS, ids=["+".join(pair) for pair in PAIRS])
 @pytest.mark.parametrize("name", ["forward_kl", "jsd", "skew_reverse_kl", "forward_kl_clipped"])
-@pytest.mark.parametrize("target", ["log_linear", "extrapolation", "mixture", "surest", "order"])
+@pytest.mark.parametrize("target", ["log_linear", "extrapolation", "mixture", "surer", "surest", "order"])
 def test_two_contexts_of_any_supports_composed(target: str, name: str, supports: tuple[str, str]) -> None:
     on = case({"a": [supports[0]], "b": [supports[1]]})
     ids_TK = shared(on, ["a", "b"])
@@ -249,11 +249,16 @@ def test_two_contexts_of_any_supports_composed(target: str, name: str, supports:
         q_TE = ref.log_linear([a_TE, b_TE], [share, 1 - share], pads(ids_TK, a_TE))
     else:
         there_T = torch.maximum(a_T, b_T)
-        if target == "mixture":
+        entropies = [-torch.special.xlogy(each, each).sum(-1) for each in (a_TE, b_TE)]
+        if target == "surer":
+            part = Mixture(contexts=("a", "b"), shares={"b": 0.4}, tau=0.7)
+            sure = [a_T * (-entropies[0] / 0.7).exp(), 0.4 * b_T * (-entropies[1] / 0.7).exp()]
+            total_T = sum(sure[1:], sure[0]).clamp(min=1e-9)
+            q_TE = (a_TE * sure[0][:, None] + b_TE * sure[1][:, None]) / total_T[:, None]
+        elif target == "mixture":
             part = Mixture(contexts=("a", "b"))
             q_TE = (a_TE * a_T[:, None] + b_TE * b_T[:, None]) / (a_T + b_T).clamp(min=1)[:, None]
         else:
-            entropies = [-torch.special.xlogy(each, each).sum(-1) for each in (a_TE, b_TE)]
             better_T = (a_T == 0) if target == "order" else (a_T == 0) | (entropies[1] < entropies[0])
             part = Route.model_validate({"contexts": ("a", "b"), "by": target})
             q_TE = torch.where((better_T & (b_T > 0))[:, None], b_TE, a_TE)

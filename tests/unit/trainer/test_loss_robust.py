@@ -77,6 +77,7 @@ def test_extreme_logits_give_numbers(name: str, support: str, dtype: torch.dtype
         LogLinear(coefficients={"a": 2.0, "b": -1.0}),
         LogLinear(coefficients={"a": 1.0, "b": -1.0}, base="a", centre=True, clip=10.0),
         Mixture(contexts=("a", "b")),
+        Mixture(contexts=("a", "b"), shares={"a": 0.3}, tau=0.01),
         Route(contexts=("a", "b"), by="surest"),
         Route(contexts=("a", "b"), by="likeliest"),
     ],

@@ -16,6 +16,7 @@ from preceptor_trainer.parts.divergences import JSD, ForwardKL, Pointwise, Rever
 from preceptor_trainer.parts.objectives import SampledKL, SampledReverseKL, Unlikelihood
 from preceptor_trainer.parts.targets import LogLinear, Mixture, Route, Single
 from preceptor_trainer.parts.weights import (
+    Disagreement,
     EntropyGate,
     GroupAdvantage,
     ImportanceBand,
@@ -243,6 +244,16 @@ def test_a_mixture_weighs_prompts_and_knows_the_written_token() -> None:
     torch.testing.assert_close(opinion.logprob_T[there_T].exp(), (mixed_T / total_T)[there_T], atol=1e-12, rtol=0)
 
 
+def test_a_context_whose_share_is_nothing_is_as_if_it_were_not_there() -> None:
+    alone, opinion = opinion_of(Mixture(contexts=("a", "b"), shares={"b": 0.0}), a=["sampled"], b=["sampled"])
+    (a,) = alone.batch.slots["a"]
+    assert torch.equal(opinion.present_T, a.present_T)
+    torch.testing.assert_close(opinion.logprob_T * a.present_T, a.logprob_T * a.present_T, atol=1e-12, rtol=0)
+    for wrong, said in (({"c": 1.0}, "none of the contexts, a, b"), ({"a": -0.1}, "not below 0")):
+        with pytest.raises(ValidationError, match=said):
+            Mixture(contexts=("a", "b"), shares=wrong)
+
+
 def test_a_route_by_order_falls_to_the_next_who_is_there() -> None:
     on, opinion = opinion_of(Route(contexts=("a", "b")), a=["sampled"], b=["sampled"])
     (a,), (b,) = on.batch.slots["a"], on.batch.slots["b"]
@@ -266,6 +277,25 @@ def seen(on: Case) -> TokenView:
     """What weights look at, after the first pass."""
     given = recipe(Unlikelihood(weights=(ImportanceTruncate(),)), contexts=["a"])
     return on.batch.view(first_pass(given, on.batch, on.head, on.hidden_TD)[0])
+
+
+def test_tokens_on_which_teachers_are_apart_are_told_from_those_on_which_they_agree() -> None:
+    on = case({"a": ["sampled"], "b": ["sampled"]})
+    given = recipe(Unlikelihood(weights=(ImportanceTruncate(),)), contexts=["a", "b"])
+    view = on.batch.view(first_pass(given, on.batch, on.head, on.hidden_TD)[0])
+    (a,), (b,) = on.batch.slots["a"], on.batch.slots["b"]
+    apart_T = (a.logprob_T - b.logprob_T).abs() * a.present_T * b.present_T
+    bound = float(apart_T[apart_T > 0].median())
+    near_T = Disagreement(of=("a", "b"), most=bound)(view, view["a"])
+    far_T = Disagreement(of=("a", "b"), least=bound)(view, view["a"])
+    assert torch.equal(near_T, (apart_T < bound).to(near_T.dtype)) and torch.equal(
+        near_T + far_T, torch.ones_like(far_T)
+    )
+    assert 0 < int(far_T.sum()) < len(far_T) and Disagreement.gate
+    assert Disagreement(of=("a", "b"), most=bound).reading == {"a", "b"}
+    for wrong, said in (({}, "needs a bound"), ({"least": 1.0, "most": 1.0}, "no token would be left")):
+        with pytest.raises(ValidationError, match=said):
+            Disagreement.model_validate({"of": ("a", "b"), **wrong})
 
 
 def test_importance_is_truncated_or_banded() -> None:

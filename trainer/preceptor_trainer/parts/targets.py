@@ -142,21 +142,39 @@ class LogLinear(Target, kind="log_linear"):
 
 
 class Mixture(Target, kind="mixture"):
-    """q = sum_i w_i p_i over the opinions of the named contexts that are there, w_i their prompts' weights, summing to
-    one on every token."""
+    """q = sum_i w_i p_i over the opinions of the named contexts that are there, summing to one on every token. w_i is
+    the prompt's weight, times the context's share, times how sure the opinion is where that counts."""
 
     contexts: tuple[str, ...] = Field(min_length=1)
     """The contexts' names in the recipe; of a context with several prompts every opinion takes part."""
+    shares: dict[str, Coefficient] = Field(default_factory=dict[str, Coefficient])
+    """By context, what its prompts' weights are multiplied with; a context that is not named: 1."""
+    tau: float | None = Field(default=None, gt=0)
+    """Temperature of exp(-H / tau), H an opinion's entropy in nats; None: how sure they are does not count."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if lost := sorted(self.shares.keys() - set(self.contexts)):
+            raise ValueError(f"shares.{lost[0]}: that is none of the contexts, {', '.join(self.contexts)}")
+        if wrong := [name for name, share in self.shares.items() if isinstance(share, float) and share < 0]:
+            raise ValueError(f"shares.{wrong[0]}: a share is not below 0; a contrast is said with 'log_linear'")
+        return self
 
     @property
     def uses(self) -> tuple[str, ...]:
         return self.contexts
 
+    @property
+    def needs(self) -> Support:
+        return Support.SAMPLED if self.tau is None else Support.TOPK
+
     def __call__(self, block: BlockView) -> Sequence[Opinion]:
         opinions = [each for name in self.contexts for each in block.contexts[name]]
         if all(each.logprobs_TK is not None for each in opinions):
             opinions = align(opinions)
-        shares = [(each.present_T * each.weight_T).clamp(min=0) for each in opinions]
+        shares = self._weights(block.contexts, opinions, block.tokens.step)
+        if self.tau is not None:
+            shares = [share_T * sure_T for share_T, sure_T in zip(shares, _sure(opinions, self.tau), strict=True)]
         total_T = _total(shares)
         logs = [(share_T / (total_T + (total_T == 0))).log().clamp(min=2 * FLOOR) for share_T in shares]
         mixed = [each.logprob_T + log_T for each, log_T in zip(opinions, logs, strict=True)]
@@ -176,11 +194,17 @@ class Mixture(Target, kind="mixture"):
         )
 
     def outline(self, view: TokenView) -> Sequence[tuple[Tensor, Tensor]]:
-        total_T = _total(
-            [(each.present_T * each.weight_T).clamp(min=0) for name in self.contexts for each in view.contexts[name]]
-        )
+        each = [one for name in self.contexts for one in view.contexts[name]]
+        total_T = _total(self._weights(view.contexts, each, view.step))
         present_T = (total_T > 0).to(total_T.dtype)
         return ((present_T, present_T),)
+
+    def _weights(
+        self, of: Mapping[str, Sequence[object]], each: Sequence[Opinion | Scalars], step: int
+    ) -> list[Tensor]:
+        """[T] for each opinion, those of a context after another; 0 where it is absent."""
+        shares = [at(self.shares.get(name, 1.0), step) for name in self.contexts for _ in of[name]]
+        return [(a * one.present_T * one.weight_T).clamp(min=0) for a, one in zip(shares, each, strict=True)]
 
 
 class Route(Target, kind="route"):
@@ -249,6 +273,13 @@ def _mean(values_TK: Tensor, pads_TK: Tensor | None) -> Tensor:
     if pads_TK is None:
         return values_TK.mean(-1, keepdim=True)
     return values_TK.masked_fill(pads_TK, 0.0).sum(-1, keepdim=True) / (~pads_TK).sum(-1, keepdim=True)
+
+
+def _sure(opinions: Sequence[Opinion], tau: float) -> list[Tensor]:
+    """exp(-(H - lowest H) / tau), [T] each: the surest that is there has 1, so that nothing is lost in rounding."""
+    each = [_entropy(one).masked_fill(one.present_T == 0, -FLOOR) for one in opinions]
+    lowest_T = reduce(lambda a, b: a.minimum(b), each)
+    return [((lowest_T - entropy_T) / tau).exp() for entropy_T in each]
 
 
 def _entropy(opinion: Opinion) -> Tensor:

@@ -6,12 +6,14 @@ writer and learner compute alike. A token that nobody sampled (a dataset's) has 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from functools import reduce
+from math import inf
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
-from preceptor_trainer.recipe import GROUP, REWARD, Coefficient, ContextName, Weight, at
+from preceptor_trainer.recipe import GROUP, NAMES_A_CONTEXT, REWARD, Coefficient, ContextName, Weight, at
 from preceptor_trainer.views import Scalars, TokenView
 
 if TYPE_CHECKING:
@@ -212,6 +214,41 @@ class EntropyGate(Weight, kind="entropy_gate"):
         if self.most is not None:
             open_T = open_T & (entropy_T <= self.most)
         return open_T.to(entropy_T.dtype)
+
+
+class Disagreement(Weight, kind="disagreement"):
+    """Only tokens on which several teachers are as far apart as is said: the largest less the smallest log-probability
+    that those who are there give the written token. Two terms, one up to a bound and one from it on, route by it."""
+
+    gate: ClassVar[bool] = True
+    of: Annotated[tuple[str, ...], Field(min_length=2), NAMES_A_CONTEXT]
+    """The contexts that are compared."""
+    least: float | None = Field(default=None, ge=0)
+    """Nats below which a token is passed over; None: there is no such bound."""
+    most: float | None = Field(default=None, gt=0)
+    """Nats from which on it is; None: there is no such bound."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.least is None and self.most is None:
+            raise ValueError("least, most: a gate needs a bound; leave the gate out otherwise")
+        if self.least is not None and self.most is not None and self.most <= self.least:
+            raise ValueError(f"most: {self.most} is not above least, {self.least}; no token would be left")
+        return self
+
+    def __call__(self, view: TokenView, opinion: Scalars) -> Tensor:
+        said = [view[name] for name in self.of]
+        highest_T = reduce(
+            lambda a, b: a.maximum(b), [one.logprob_T.masked_fill(one.present_T == 0, -inf) for one in said]
+        )
+        lowest_T = reduce(
+            lambda a, b: a.minimum(b), [one.logprob_T.masked_fill(one.present_T == 0, inf) for one in said]
+        )
+        apart_T = (highest_T - lowest_T).clamp(min=0)  # nobody there: below nothing, and 0
+        open_T = apart_T >= (self.least or 0.0)
+        if self.most is not None:
+            open_T = open_T & (apart_T < self.most)
+        return open_T.to(opinion.present_T.dtype)
 
 
 class RewardGate(Weight, kind="reward_gate"):
