@@ -60,9 +60,8 @@ class Host:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What keeps programs from writing anywhere else."""
-        disk = str(self.disk)
-        return {"HOME": disk, "TMPDIR": disk, "XDG_CACHE_HOME": f"{disk}/cache", "PYTHONDONTWRITEBYTECODE": "1"}
+        """What programs have to be told where they can write nowhere else."""
+        return {"TMPDIR": str(self.disk), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass

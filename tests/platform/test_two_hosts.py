@@ -1,4 +1,4 @@
-"""A run on one host, scored by a teacher on another, over a link that is slow, is cut, and with a worker that dies."""
+"""A run on one host, scored by a teacher on another: over links that are cut, and slow ones in mid-transfer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.platform.stack import MODEL, answers, steps_of, until
 pytestmark = pytest.mark.slow
 
 STEPS = 6
-CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "4"))
+CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "6"))
 """How long a link is cut. Leases end after less: a host that the control plane does not hear loses its run."""
-LEASE_SECONDS = 2.5
+LEASE_SECONDS = 4.0
 IMPATIENT = 1.5
 """Seconds after which a client gives a connection up that brings nothing."""
 
@@ -104,18 +104,6 @@ def test_a_host_that_is_cut_off_comes_back_and_goes_on(
     cut(apart, "a")
     assert outcome(client, run) == alone
     assert client.runs.get(run.id).attempt > 1, "its lease ended meanwhile"
-
-
-def test_a_worker_that_is_killed_on_a_slow_link_goes_on(
-    apart: Apart, client: Client, alone: list[dict[str, Any]]
-) -> None:
-    apart.hosts.slow()
-    run = started(apart, client, "killed")
-    until(client.runs.events(run.id), lambda event: event.kind == "step" and event.data["step"] == 4)
-    apart.worker().kill()
-    apart.start_worker("worker-again-a")
-    assert outcome(client, run) == alone
-    assert client.runs.get(run.id).attempt > 1
 
 
 def test_what_is_cut_off_in_mid_transfer_goes_on_where_it_was(apart: Apart, tmp_path: Path) -> None:
