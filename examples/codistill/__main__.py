@@ -1,0 +1,190 @@
+"""Two specialists that teach each other: each gains where the other is better, and keeps what it was good at.
+
+    scripts/example codistill                 the shipped model, some minutes
+    scripts/example codistill --steps 60      fewer steps of the pair
+
+Short supervised runs make two specialists of the shipped model: A spells words backward (`letters`), B writes secret
+codes (`codes`). Then both practise both, on questions of their own and by two workers. Nobody shows them an answer:
+verified outcomes say only who is the better one. Each learns from the other (`peer_opd`) where that one is reliably
+better, and stays near what it began as where it was better itself. Exit code 0: each gained 40 points or more where it
+was weak, and lost no more than 3 where it was strong. The last line of standard output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from examples.common import showing
+from examples.common.judging import judge_task
+from examples.common.runs import finish_all, model_of
+from examples.common.stack import stack
+from preceptor.cli import output
+from preceptor.cli.codistill import watch_pair
+from preceptor.cli.models import model_artifact, model_folder
+from preceptor.client import Client
+from preceptor.errors import PreceptorError
+from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
+from preceptor.wire.data import TaskSource
+from preceptor.wire.pairs import PairPolicy
+from preceptor.wire.runs import Run, RunCreate
+from preceptor_trainer import tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+CODES = {"min_word_len": 5, "max_word_len": 6}
+"""So that a tenth of all questions, which is held out, is more than a thousand."""
+DOMAINS = {"letters": ("spell_backward", {}), "codes": ("skill_code", CODES)}
+"""Each domain's own task, and its options."""
+SIDES = {"A": "letters", "B": "codes"}
+"""What each is made good at before they meet."""
+MAX_TOKENS = 16
+GAIN, LOSS = 0.40, 0.03
+"""What each side is to gain at least where it is weak, and may lose where it is strong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, and how fast."""
+
+    special_steps: int = 80
+    """Of each specialist's own training."""
+    steps: int = 120
+    """That the two teach each other."""
+    items: int = 1000
+    """Held-out questions of each domain."""
+    seed: int = 0
+
+
+def main() -> int:
+    """Run the example; the exit code says whether both got better and neither worse."""
+    began, options, console = time.monotonic(), parse(), Console()
+    plan = Plan(steps=options.steps, seed=options.seed)
+    base = model_folder(options.model)
+    try:
+        with tempfile.TemporaryDirectory(prefix="preceptor-codistill-") as work:
+            console.print("[bold]1[/] Starting Preceptor, with two workers")
+            with stack(base, console, "codistill", workers=2) as running, running.client() as client:
+                folders, pair = taught(client, model_artifact(client, str(base)), plan, Path(work), console)
+            console.print(f"[bold]4[/] Judging on {plan.items} held-out questions of each domain")
+            grid = {name: judged(folder, plan) for name, folder in folders.items()}
+    except PreceptorError as error:
+        output.complain(error, as_json=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return verdict(grid, plan, pair, time.monotonic() - began, console)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/example codistill", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default=str(ROOT / "models" / "tiny"), help="whom both begin as (default: shipped)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="steps that they teach each other")
+    return parser.parse_args()
+
+
+def taught(
+    client: Client, base: str, plan: Plan, work: Path, console: Console
+) -> tuple[dict[str, Path], Codistillation]:
+    """The models before and after, by name, and the pair."""
+    console.print("[bold]2[/] Making two specialists: A of letters, B of codes")
+    made = finish_all(client, [_specialist(base, domain, plan) for domain in SIDES.values()], console)
+    specialists = dict(zip(SIDES, made, strict=True))
+    console.print("[bold]3[/] They teach each other")
+    pair = watch_pair(client, client.codistillations.start(_pair(specialists, plan)))
+    if pair.state is not CodistillationState.SUCCEEDED:
+        raise PreceptorError(f"The pair {pair.id} has {pair.state}.", remedy="The reason is above.")
+    after = {"A": client.runs.get(pair.a.run), "B": client.runs.get(pair.b.run)}
+    names = {
+        f"{side} {when}": runs[side] for side in SIDES for when, runs in (("before", specialists), ("after", after))
+    }
+    return {name: model_of(client, run, work / name.replace(" ", "-")) for name, run in names.items()}, pair
+
+
+def judged(folder: Path, plan: Plan) -> dict[str, list[bool]]:
+    """Right or wrong, by domain."""
+    return {
+        domain: judge_task(folder, tasks.load(task, options), plan.items, MAX_TOKENS)
+        for domain, (task, options) in DOMAINS.items()
+    }
+
+
+def _specialist(base: str, domain: str, plan: Plan) -> RunCreate:
+    task, options = DOMAINS[domain]
+    return RunCreate(
+        name=f"of-{domain}",
+        recipe="sft",
+        overrides={"rollout": {"max_tokens": MAX_TOKENS}},
+        student=base,
+        data=TaskSource(task=task, options=options),
+        training={
+            "steps": plan.special_steps,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "seed": plan.seed,
+            "evaluate_every": plan.special_steps,
+            "evaluate_items": 100,
+            "checkpoint_every": plan.special_steps,
+        },
+    )
+
+
+def _pair(specialists: Mapping[str, Run], plan: Plan) -> CodistillationCreate:
+    def side(number: int, name: str) -> SideCreate:
+        result = specialists[name].result
+        assert result is not None and result.model is not None, "a run that succeeded has a model"
+        return SideCreate(
+            run=RunCreate(
+                name=f"side-{name}",
+                recipe="peer_opd",
+                overrides={"rollout": {"max_tokens": MAX_TOKENS}},
+                student=result.model,
+                teachers={"start": "base"},
+                data=TaskSource(task="letters_and_codes", options={"codes": CODES}),
+                training={
+                    "steps": plan.steps,
+                    "learning_rate": 1.5e-3,
+                    "schedule": "cosine",
+                    "seed": plan.seed * 2 + number,  # each draws questions of its own
+                    "evaluate_every": max(plan.steps // 4, 1),
+                    "checkpoint_every": max(plan.steps // 2, 1),
+                },
+            )
+        )
+
+    return CodistillationCreate(name="letters-and-codes", a=side(0, "A"), b=side(1, "B"), policy=PairPolicy(max_lag=2))
+
+
+def verdict(grid: showing.Grid, plan: Plan, pair: Codistillation, seconds: float, console: Console) -> int:
+    """Show all of it; 0 where both sides are as they should be."""
+    console.print()
+    showing.table(console, "Right answers to held-out questions, with 95% intervals", grid)
+    showing.plot(console, grid)
+    console.print()
+    points: dict[str, dict[str, object]] = {}
+    good = True
+    for side, strong in SIDES.items():
+        for domain in DOMAINS:
+            before, after = grid[f"{side} before"][domain], grid[f"{side} after"][domain]
+            what = "strong" if domain == strong else "weak"
+            low, high = showing.difference(console, f"{side}, {domain} (where it was {what})", before, after)
+            gain = showing.share(after) - showing.share(before)
+            points[f"{side}, {what}"] = {"gain": round(gain, 4), "ci95": [round(low, 4), round(high, 4)]}
+            good = good and gain >= (-LOSS if domain == strong else GAIN)
+    console.print(f"\n{seconds:.0f} s in all.", highlight=False)
+    told = {"example": "codistill", "good": good, "seconds": round(seconds, 1), "steps": plan.steps, "pair": pair.id}
+    print(json.dumps({**told, "points": points, "shares": showing.numbers(grid)}))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
