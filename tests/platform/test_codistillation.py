@@ -11,14 +11,14 @@ from preceptor.wire.pairs import PairPolicy, step_of
 from preceptor.wire.runs import RunCreate
 from tests.platform.stack import MODEL, Stack
 
-STEPS = 4
+STEPS = 3
 TRAINING = {
     "steps": STEPS,
-    "batch": 16,
+    "batch": 8,
     "warmup_steps": 1,
     "checkpoint_every": 2,
     "evaluate_every": STEPS,
-    "evaluate_items": 20,
+    "evaluate_items": 12,
 }
 OVERRIDES = {"rollout.max_tokens": 24, "contexts.peer.confidence": 0.01}
 

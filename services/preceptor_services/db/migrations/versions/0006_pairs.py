@@ -23,7 +23,9 @@ def upgrade() -> None:
         sa.Column("request_hash", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["created_by"], ["keys.id"], name=op.f("fk_codistillations_created_by_keys")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_codistillations")),
-        sa.UniqueConstraint("created_by", "idempotency_key", name=op.f("uq_codistillations_created_by")),
+        sa.UniqueConstraint(
+            "created_by", "idempotency_key", name=op.f("uq_codistillations_created_by_idempotency_key")
+        ),
     )
     for column in ("name", "created_at"):
         op.create_index(op.f(f"ix_codistillations_{column}"), "codistillations", [column], unique=False)
