@@ -23,8 +23,8 @@ class _Code:
     letters: dict[str, str] = field(default_factory=dict[str, str])
     shown: int = 0
     """The last attempt that succeeded."""
-    mistake: str = ""
-    """What the first one that failed had written."""
+    failed: bool = False
+    """Whether one did not."""
     contradicted: bool = False
 
 
@@ -46,7 +46,7 @@ def lessons(prompt: str) -> str | None:
 
 def _read(code: _Code, number: int, succeeded: bool, word: str, answer: str) -> None:
     if not succeeded:
-        code.mistake = code.mistake or f"Writing {word} as {answer}"
+        code.failed = True
         return
     code.shown = number
     for letter, other in zip(word, answer, strict=False):
@@ -55,4 +55,5 @@ def _read(code: _Code, number: int, succeeded: bool, word: str, answer: str) -> 
 
 def _said(name: str, code: _Code) -> str:
     skill = "\n".join(f"{letter}: {other}" for letter, other in sorted(code.letters.items()))
-    return json.dumps({"skill": skill, "mistake": code.mistake, "attempt": code.shown, "tags": ["code", name]})
+    mistake = f"Guessing the letters of code {name}." if code.failed else ""
+    return json.dumps({"skill": skill, "mistake": mistake, "attempt": code.shown, "tags": ["code", name]})

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
+from preceptor.skills.embedding import NGrams
+from preceptor.skills.pairing import Pairs
+from preceptor.wire.skills import Skill
 from preceptor_services.teacher import scripts
 from preceptor_services.teacher.lessons import UNKNOWN
+from preceptor_trainer.parts.contexts import question
 from preceptor_trainer.parts.skill_banks import SkillBank
 from preceptor_trainer.tasks.skill_code import CODES, SkillCode
 from preceptor_trainer.views import Rollout, Task, Verdict
 
+HELD = {"id": "codes/1", "bank": "codes", "version": 1, "created_at": "2026-01-01T00:00:00Z"}
 SOURCE = SkillCode.model_validate({"bank": 7})
 
 
@@ -27,7 +32,12 @@ def test_what_is_learned_is_what_the_task_keeps_secret() -> None:
     assert [each.tags for each in found] == [("code", code) for code in sorted(CODES)]
     secret = {task.messages[0]["content"].split()[5].rstrip(":"): task.columns["skill"] for task, _ in shown}
     assert {each.tags[1]: each.skill for each in found} == secret
-    assert all(each.mistake.startswith("Writing ") and each.mistake.endswith(" as zzzzz") for each in found)
+    assert all(each.mistake == f"Guessing the letters of code {each.tags[1]}." for each in found)
+    held = [Skill(**HELD, number=number, **each.model_dump(exclude={"task"})) for number, each in enumerate(found, 1)]
+    pairs = Pairs(held, NGrams())
+    for task, _ in shown:
+        (pair,) = pairs.of(question(task), 1)
+        assert pair.skill.skill == task.columns["skill"], "the bank finds the code that a question is of"
     assert all(str(source.rollout).endswith("/1") for each in found for source in each.sources)
 
 
