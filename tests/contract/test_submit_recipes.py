@@ -39,6 +39,7 @@ EXTRAPOLATED = {"kind": "extrapolated", "lam": 2.0}
         ),
         ("opsd", {"objective.0.coefficient": 0}, "overrides", "every term's coefficient is 0"),
         ("sgsd", {"contexts.skills.template": "{question}"}, "overrides.contexts.skills", "{skill} or {mistake}"),
+        ("rcsd", {"contexts.rubric.ask_template": "Go."}, "overrides.contexts.rubric", "the writer is told nothing"),
         ("opcod", {"contexts.tutored.ask_template": "Go."}, "overrides.contexts.tutored", "must hold {attempt}"),
         ("opsd", {"contexts.peer": {"template": "?"}}, "overrides.contexts.peer", "must say its kind: expected one of"),
         ("opsd", {"sparse.bye": "teacher"}, "overrides.sparse.bye", "Did you mean by?"),

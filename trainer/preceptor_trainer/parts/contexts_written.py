@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preceptor.texts import filled, tagged
 from preceptor_trainer.parts.contexts import Shown, question
@@ -30,6 +30,12 @@ class Written(Shown):
     """What the writer reads."""
     max_tokens: int = Field(default=512, ge=1, le=100_000)
     """Longest reply. One that is longer is cut off, and counts as unreadable."""
+
+    @model_validator(mode="after")
+    def _tells_the_writer(self) -> Self:
+        if "{question}" not in self.ask_template and "{attempt}" not in self.ask_template:
+            raise ValueError("ask_template: it must hold {question} or {attempt}; the writer is told nothing else")
+        return self
 
     @property
     def writers(self) -> tuple[str, ...]:
