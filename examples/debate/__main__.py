@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny"
 TASK_NAME = "spell_backward"
 MAX_TOKENS = 16
-DEBATE = "of both, as they debate"
+DEBATE = "by their debates"
 ALONE = {"objective": [{"kind": "jsd", "beta": 0.5}]}
 """`opd` with this loss is what `mad_opd` is with one debater and no debate."""
 LESSONS = {"batch": 48, "learning_rate": 2e-3, "warmup_steps": 5, "schedule": "linear", "evaluate_items": 40}
@@ -88,17 +88,17 @@ def compare(
     """Make the teachers, train the students, judge all of them on the same held-out questions."""
     student = client.artifacts.push(MODEL, "model", "tiny")
     console.print("[bold]2[/] Making two teachers, each wrong about one half of the words")
-    models = {"nobody's (the shipped model)": MODEL}
+    models = {"the shipped model": MODEL}
     lessons_of = [teacher(client, student, name, options, folder) for name in debaters.HALVES]
     for name, run in zip(debaters.HALVES, finish_all(client, lessons_of, console), strict=True):
-        made = models[f"teacher {name}, alone"] = model_of(client, run, folder / f"teacher-{name}")
+        made = models[f"teacher {name}"] = model_of(client, run, folder / f"teacher-{name}")
         running.serve(client, name, "--model", str(made))
         url = speaking.enter_context(debaters.serving(name))
         client.teachers.add(TeacherCreate(name=f"{name}-speaker", url=url, kind=TeacherKind.OPENAI))
     show_debate(client, console)
     console.print("[bold]3[/] Three students of the same questions: of either teacher, and of their debates")
     creates = {
-        f"of teacher {name}, alone": student_run(student, "opd", ALONE, {"teacher": name}, f"{name}-alone", options)
+        f"by {name} alone": student_run(student, "opd", ALONE, {"teacher": name}, f"{name}-alone", options)
         for name in debaters.HALVES
     }
     roles = {name: name for name in debaters.HALVES} | {
@@ -206,9 +206,9 @@ def verdict(hits: dict[str, dict[str, Hits]], seconds: float, console: Console) 
     console.print()
     won, gains = True, dict[str, list[float]]()
     for name in debaters.HALVES:
-        single = f"of teacher {name}, alone"
+        single = f"by {name} alone"
         low, high = difference(
-            console, f"Debate against {single}", hits[single]["all words"], hits[DEBATE]["all words"]
+            console, f"Taught by debates, against {single}", hits[single]["all words"], hits[DEBATE]["all words"]
         )
         gains[name], won = [round(low, 4), round(high, 4)], won and low > 0
     if not won:
