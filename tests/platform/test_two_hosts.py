@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 STEPS = 6
 CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "6"))
 """How long a link is cut. Leases end after less: a host that the control plane does not hear loses its run."""
-LEASE_SECONDS = 4.0
+LEASE_SECONDS = 2 / 3 * CUT_SECONDS
 IMPATIENT = 1.5
 """Seconds after which a client gives a connection up that brings nothing."""
 
