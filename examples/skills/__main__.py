@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/example skills", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: 0)")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each student (default: 150)")
+    parser.add_argument("--steps", type=int, default=80, help="steps of each student (default: 80)")
     parser.add_argument("--items", type=int, default=300, help="held-out questions (default: 300)")
     return parser.parse_args()
 
@@ -91,20 +91,21 @@ def learn(
     client.skills.create(BANK, task=TASK_NAME, description="What the five codes write for each letter.", cap=10)
 
     console.print("[bold]2[/] Cold start: 64 tasks, alone and with demonstrations; the bank is empty")
-    starting = {"kind": "skill_bank", "cold_start": 64, "attempts": 64, "guide": {"kind": "demonstration"}}
+    starting = {
+        "kind": "skill_bank",
+        "cold_start": 64,
+        "attempts": 64,
+        "guide": {"kind": "demonstration"},
+        "trials": 64,
+    }
     finish(client, wish(student, "cold-start", options, 1, f"{BANK}@0", starting), console)
     filled = client.skills.get(BANK)
     show_bank(client, console)
 
     console.print(f"[bold]3[/] A student under {BANK}@{filled.version}, and one under the same skills made wrong")
-    looking = {"kind": "skill_bank", "every": max(options.steps // 3, 1), "below": 0.01, "trials": 32}
     pinned = f"{BANK}@{filled.version}"
-    wishes = [
-        wish(student, "right", options, options.steps, pinned, looking),
-        wish(student, "wrong", options, options.steps, pinned, wrong=True),
-    ]
+    wishes = [wish(student, arm, options, options.steps, pinned, wrong=arm == "wrong") for arm in ("right", "wrong")]
     runs = finish_all(client, wishes, console)
-    show_bank(client, console)
 
     console.print(f"[bold]4[/] Judging all on {options.items} held-out questions")
     task = CODES.model_validate({})

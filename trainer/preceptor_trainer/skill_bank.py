@@ -112,17 +112,20 @@ class RunBank:
     ) -> Told | None:
         """After a step: count what came of the skills; grow the bank where it is time to. `rows`: all ranks'.
 
-        After the `last` step of a run that lets it grow the bank is left as it was measured: who does harm leaves.
+        After the `last` step of a run that lets it grow the bank is left as it was measured: who does harm leaves. Not
+        where success is high by then: to a student that has learned a skill, seeing it is of no use, and may do harm.
         Returns what is to be told of it.
         """
         used = [each for mine in ranks.every(uses_of(batch, self._reading)) for each in mine]
         told = None
         if ranks.first:
-            looks = self._growing is not None and (last or step % self._growing.every == 0)
+            growing, tried = self._growing, [(row.task, _seen(row)) for row in rows]
+            leaves = last and growing is not None and growing.low(tried)
+            looks = leaves or (growing is not None and step % growing.every == 0)
             if uses := summed([*used, *(self._tried(rows, step, student) if looks else ())]):
                 self._shelf.record(uses, step)
-            told = self._grow([(row.task, _seen(row)) for row in rows], step)
-            if told is None and last and looks:
+            told = self._grow(tried, step)
+            if told is None and leaves:
                 left = self._publish((), step, ", by what it was measured to be worth")
                 told = left if left["evicted"] else None
         self._published = dict(ranks.told(self._published))

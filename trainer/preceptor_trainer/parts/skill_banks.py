@@ -70,11 +70,13 @@ class SkillBank(State, kind="skill_bank"):
         return (self.writer,)
 
     def asks(self, step: int, rollouts: Tried) -> Sequence[Ask]:
+        return () if step % self.every or not self.low(rollouts) else (self.ask(rollouts),)
+
+    def low(self, rollouts: Tried) -> bool:
+        """Whether a smaller share of these rollouts than `below` was right."""
         verdicts = [each.verdict for _, each in rollouts if each.verdict is not None]
         right = sum(verdict.correct for verdict in verdicts)
-        if step % self.every or right == len(verdicts) or right >= self.below * len(verdicts):
-            return ()
-        return (self.ask(rollouts),)
+        return right < len(verdicts) and right < self.below * len(verdicts)
 
     def ask(self, rollouts: Tried) -> Ask:
         """The question about the first of these rollouts, whatever the step; its reply goes into `update`."""
