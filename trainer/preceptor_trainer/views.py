@@ -1,7 +1,6 @@
 """What a part may look at: tasks, rollouts, opinions. Plain data; nothing here imports torch.
 
-Shape letters: T tokens, K support (the whole vocabulary when the support is `full`; the named ids and one more for the
-tail where it is sparse), B rollouts.
+Shape letters: T tokens, K support (the whole vocabulary; where it is sparse, the named ids and the tail), B rollouts.
 Every log-probability is natural-log, of the untempered distribution unless a run says otherwise.
 """
 
@@ -137,8 +136,7 @@ class Prompt:
     weight: float = 1.0
     """This prompt's share among its context's prompts (a retrieval weight, a confidence)."""
     made_up: bool = False
-    """Whether the context's other prompts of the rollout make up for this one where nobody answers for it, each in
-    proportion to its own weight."""
+    """Whether, where nobody answers for it, the rollout's other prompts get its weight, in proportion to theirs."""
     spans: tuple[tuple[int, int], ...] | None = None
     """Which characters of the rollout's text the opinion is about: elsewhere it is there, with weight 0. None: all."""
 
