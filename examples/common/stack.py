@@ -72,7 +72,8 @@ class Stack:
 
 @contextmanager
 def stack(model: Path, console: Console, name: str = "example", *, workers: int = 1) -> Iterator[Stack]:
-    """`preceptor up` in a temporary home, its teacher serving `model`, with so many workers. After a failure the home stays, for its logs."""
+    """`preceptor up` in a temporary home, its teacher serving `model`, with so many workers. After a failure the home
+    stays, for its logs."""
     home, more_key = Path(tempfile.mkdtemp(prefix=f"preceptor-{name}-")), secrets.token_urlsafe(32)
     arguments = ("up", "--home", str(home), "--port", "0", "--teacher-port", "0", "--teacher-model", str(model))
     arguments += ("--workers", str(workers))
