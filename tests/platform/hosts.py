@@ -26,6 +26,7 @@ SLOW_SECONDS, SLOW_BITS = 0.1, 20e6
 """One way of a slow link: there and back 200 ms, and 20 Mbit/s."""
 KEEP = """
 ip link set lo up
+echo 4096 65536 524288 > /proc/sys/net/ipv4/tcp_wmem
 mount -o remount,bind,ro /
 mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"
 mount -t tmpfs -o mode=700 none "$1/disk"
@@ -33,7 +34,8 @@ mount -t tmpfs none /dev/shm
 echo ready
 exec sleep infinity
 """
-"""What a host is: run in new namespaces, with the folder that the test writes to."""
+"""What a host is: run in new namespaces, with the folder that the test writes to. Its connections buffer no more than a
+slow link has under way: a kernel that holds megabytes goes on sending what its process has given up."""
 
 
 @dataclass(frozen=True)
