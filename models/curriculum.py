@@ -81,7 +81,7 @@ def _kind(rng: Random, source: ProceduralTask, stage: Stage, args: argparse.Name
     """A format for one example."""
     there = {kind for kind, _ in formats(source)}
     told = [*sorted(there & (SOLVED.keys() | MISLEADING.keys())), "tried_by_peers"]  # twice: it is the hardest to read
-    unhelpful = sorted(there & UNHELPFUL.keys())
+    unhelpful = sorted(there & UNHELPFUL.keys() - (set() if stage.plain else {"verdict"}))
     kinds: list[tuple[float, list[str]]]
     if is_secret(source):
         partial = sorted(there & PARTIAL.keys() - {"hint"})

@@ -56,8 +56,9 @@ PARTIAL: Mapping[str, Context] = {
 UNHELPFUL: Mapping[str, Context] = {
     "instruction": recipes.load("crisp").contexts["briefly"],
     "peer_failure": PeerFailure(),
+    "verdict": Feedback(),
 }
-"""Contexts that leave the question as hard as it is."""
+"""Contexts that leave the question as hard as it is. A verdict is feedback that says no more than that it is wrong."""
 MISLEADING: Mapping[str, Context] = {"wrong_answer": WrongAnswer()}
 """Contexts whose content is wrong by what they are."""
 ALONE: Mapping[str, Context] = {"reference_alone": ReferenceAlone()}
@@ -109,8 +110,7 @@ PHRASES = (
 def formats(source: ProceduralTask) -> list[tuple[str, bool]]:
     """Every format that this task has something for, as its context and whether the content is wrong."""
     there = [kind for kind, part in CONTEXTS.items() if set(part.columns) <= source.columns]
-    if source.name not in RICH:
-        there.remove("feedback")
+    there.remove("verdict" if source.name in RICH else "feedback")
     # A number is what a program gives, and says nothing of the program.
     if source.name == "library_call":
         there = [kind for kind in there if kind not in ("answer", "wrong_answer")]

@@ -105,21 +105,21 @@ templates), so that a privileged prompt is some twenty to sixty tokens. ChatML. 
 
 It stopped after step {step}, {seconds} s on one thread of a busy CPU. First it learned to read every context of the
 recipes, at the library's own default templates; then to find the rest of what a hint begins; then to answer plain
-prompts, beside an instruction or a wrong attempt and without. In {wrong} of the privileged examples the content was
-wrong, and the reply to imitate followed it: this model believes what it is shown, so the control arm of a run
-(`wrong = true`) must not improve it. What only a context can tell (`skill_code`'s codes, `library_call`'s names) was
-another secret in every batch: plain prompts cannot be answered there, and the secret that the tasks have by default was
-never seen.
+prompts, beside an instruction, a wrong attempt or a bare verdict and without. In {wrong} of the privileged examples
+the content was wrong, and the reply to imitate followed it: this model believes what it is shown, so the control arm
+of a run (`wrong = true`) must not improve it. What only a context can tell (`skill_code`'s codes, `library_call`'s
+names) was another secret in every batch: plain prompts cannot be answered there, and the secret that the tasks have
+by default was never seen.
 
 **Data**: the tasks' own questions, split by a hash of the question that ignores case. A tenth is held out, a tenth is
 for validation; neither was trained on. In {capitals} of the spelling examples a word was put into title case, since few
 words have a capital. Made with {versions}.
 
-**How the checkpoint was chosen**: the first, looked for every {every} steps on {items} *validation* questions a format,
-at which plain accuracy on the first task lay between {low} and {high} and on every task these held: contexts that show
-a solution reached {privileged}; each context that helps beat the plain prompt by {margin} or more; beside an
-instruction or a wrong attempt it was as good as without, to {beside}; no wrong content beat the plain prompt. So plain
-accuracy is middling by choice: it is what a run improves.
+**How the checkpoint was chosen**: the first, looked for every {every} steps on {items} *validation* questions a
+format, at which plain accuracy on the first task lay between {low} and {high} and on every task these held: contexts
+that show a solution reached {privileged}; each context that helps beat the plain prompt by {margin} or more; beside
+an instruction, a wrong attempt or a bare verdict it was as good as without, to {beside}; no wrong content beat the
+plain prompt. So plain accuracy is middling by choice: it is what a run improves.
 
 **Held-out accuracy**, {count} questions a format, greedy; full marks by the task's own verifier, against the true
 answer. `wrong_answer` shows a wrong answer by what it is; `tried` and `tried_by_peers` are the reprompts of `sdpo` and

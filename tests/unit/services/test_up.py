@@ -25,7 +25,7 @@ def test_every_secret_reaches_only_those_who_need_it(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PRECEPTOR_LEASE_SECONDS", "5")
     monkeypatch.setenv("MY_TEACHER_KEY", "of-another-teacher")
     made = plan(tmp_path)
-    processes = {each.name: each.env for each in (made.broker(), made.api(), made.teacher(), made.worker())}
+    processes = {each.name: each.env for each in (made.broker(), made.api(), made.teacher(), made.worker(1))}
     assert made.admin_key is not None
     assert {name for name, env in processes.items() if made.admin_key in env.values()} == {"api"}
     worker_key = processes["worker"]["PRECEPTOR_KEY"]
@@ -39,7 +39,7 @@ def test_every_secret_reaches_only_those_who_need_it(tmp_path: Path, monkeypatch
     assert not {"PRECEPTOR_DATABASE_URL", "PRECEPTOR_HOME_DIR"} & processes["worker"].keys()
     assert processes["api"]["PRECEPTOR_LEASE_SECONDS"] == "5", "what `up` does not decide passes through"
     assert processes["worker"]["MY_TEACHER_KEY"] == "of-another-teacher"
-    for each in (made.broker(), made.api(), made.teacher(), made.worker()):
+    for each in (made.broker(), made.api(), made.teacher(), made.worker(1)):
         assert not any(secret in " ".join(each.command) for secret in (made.admin_key, worker_key, teacher_key))
 
 
@@ -47,7 +47,7 @@ def test_keys_are_new_at_every_start_and_the_admin_key_only_when_wanted(tmp_path
     first, second = plan(tmp_path), plan(tmp_path, admin=False)
     assert second.admin_key is None
     assert "PRECEPTOR_ADMIN_KEY" not in second.api().env
-    assert first.worker().env["PRECEPTOR_KEY"] != second.worker().env["PRECEPTOR_KEY"]
+    assert first.worker(1).env["PRECEPTOR_KEY"] != second.worker(1).env["PRECEPTOR_KEY"]
 
 
 def test_the_broker_is_real_private_and_wants_its_password(tmp_path: Path) -> None:

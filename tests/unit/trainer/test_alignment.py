@@ -179,7 +179,7 @@ def test_equal_tokenizers_give_the_plain_result(student: Model, tmp_path: Path) 
     scorer = LocalScorer({"teacher": other})
     same = Opinions(OPD, student, scorer, 0, torch.float32, "bytes")
     assert torch.equal(_slot(same.ask(rows, 1)).logprob_T, _slot(plain).logprob_T), "equal tokenizers: exact ids"
-    same._readers["teacher"] = OtherTokens(student, scorer.tokenizer("teacher"), "teacher")
+    same._questions._readers["teacher"] = OtherTokens(student, scorer.tokenizer("teacher"), "teacher")
     aligned = same.ask(rows, 1)
     own_T = torch.randn(_slot(plain).logprob_T.shape)
     batch = share_spans(build_batch(rows, aligned.slots, 1, torch.float32), own_T, fill=False)

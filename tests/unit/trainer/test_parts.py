@@ -249,9 +249,9 @@ def test_a_context_whose_share_is_nothing_is_as_if_it_were_not_there() -> None:
     (a,) = alone.batch.slots["a"]
     assert torch.equal(opinion.present_T, a.present_T)
     torch.testing.assert_close(opinion.logprob_T * a.present_T, a.logprob_T * a.present_T, atol=1e-12, rtol=0)
-    for wrong, said in (({"c": 1.0}, "none of the contexts, a, b"), ({"a": -0.1}, "not below 0")):
+    for name, share, said in (("c", 1.0, "none of the contexts, a, b"), ("a", -0.1, "not below 0")):
         with pytest.raises(ValidationError, match=said):
-            Mixture(contexts=("a", "b"), shares=wrong)
+            Mixture(contexts=("a", "b"), shares={name: share})
 
 
 def test_a_route_by_order_falls_to_the_next_who_is_there() -> None:

@@ -59,7 +59,7 @@ class WholeData(ToyData):
 class BetterPeer:
     """A pair whose other side is better at everything."""
 
-    def publish(self, *told: object) -> None:
+    def publish(self, *told: object, **named: object) -> None:
         pass
 
     def meet(self, step: int) -> Mapping[str, Standing]:

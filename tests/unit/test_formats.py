@@ -1,4 +1,4 @@
-"""What bases are taught: every context there is, right and wrong, on the tasks that have something for it."""
+"""What the shipped model is taught: every context, right and wrong, on the tasks that have something for it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from random import Random
 
 import pytest
 
-from models.base_formats import CONTEXTS, MISLEADING, example, formats, prompt
-from models.make_base import phrases
-from models.make_tiny import make_tokenizer
-from models.tiny_formats import prompt_ids
+from models.examined import prompt_ids
+from models.folder import make_tokenizer
+from models.formats import CONTEXTS, MISLEADING, PHRASES, example, formats, prompt
 from preceptor_trainer import tasks
 from preceptor_trainer.recipe import Context
 
 
 def test_every_context_is_taught_on_some_task() -> None:
-    names = ("contexts", "contexts_tried", "contexts_written")
+    names = ("contexts", "contexts_debated", "contexts_tried", "contexts_written")
     modules = [import_module(f"preceptor_trainer.parts.{name}") for name in names]
     classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
     there = {each.kind for each in classes if issubclass(each, Context) and "kind" in vars(each)}
@@ -54,8 +53,8 @@ def test_the_librarys_own_wrong_content_differs_from_the_right() -> None:
 
 
 def test_templates_are_single_tokens() -> None:
-    tokenizer = make_tokenizer(phrases())
-    assert all(len(tokenizer.encode(phrase)) == 1 for phrase in phrases())
+    tokenizer = make_tokenizer()
+    assert all(len(tokenizer.encode(phrase)) == 1 for phrase in PHRASES)
     for name in ("spell_backward", "skill_code", "library_call"):
         source = tasks.load(name)
         for kind, wrong in formats(source):
