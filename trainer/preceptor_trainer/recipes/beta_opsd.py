@@ -8,6 +8,9 @@ so that no token is asked to go all the way to what only the reference explains.
 Evidence: the authors' code was read as to the target; which divergence it is paired with is OPSD's here. w 0.5 as
 theirs, with a frozen base. Theirs, too: a live plain view (name it `student`, which costs no second pass) and w that
 falls linearly: `{"kind": "linear", "start": 0.5, "end": 0.0, "steps": 100}`, and its complement on the other.
+
+Helps where `opsd` goes too far too fast: half of the way to the informed view keeps the student's own manner. Not where
+the plain view is simply wrong; then half of the way is half of the gain for the same budget.
 """
 
 from preceptor_trainer.parts.contexts import Plain, Reference

@@ -9,6 +9,9 @@ Evidence: notes on the paper, not its text. Reverse KL, the frozen start, temper
 rank 16, alpha 32) are as noted. The pieces are the data's `shards`, and the student replies to each as it is that day;
 without them the conversation is the data's `messages`, replies and all. `canonical` is the one prompt. Replies in
 between carry no loss.
+
+Helps where a model that can do a task in one prompt is worse when it hears of it piece by piece. Not where it cannot do
+it in one prompt either.
 """
 
 from preceptor_trainer.parts.contexts import Canonical

@@ -9,6 +9,9 @@ final answer of the group's worst rollout. What any answer in the prompt would m
 Evidence: notes of the full paper and the code's README (ahmedheakl/CEPO). lam from 0.5 to 0 within 25 steps, eps 0.5,
 8 rollouts, clip 0.20/0.28, learning rate 5e-6 and the live teacher are theirs; the copy after every step stands for
 "live", and the templates are ours. Without a wrong rollout the student stands below the line, as there: RLSD.
+
+Helps where answers are verified, and a right and a wrong final answer pull tokens apart. Not where all rollouts of a
+group get the same reward, nor where the answer is the whole reply.
 """
 
 from __future__ import annotations

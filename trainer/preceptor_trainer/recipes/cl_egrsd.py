@@ -7,6 +7,9 @@ entropy, stays that of single tokens.
     L = -mean A w omega log S,  omega_t = clip(1 - gamma min_{t<=j<=t+W} H_T,j / max(1 nat, largest H_T), 0.1, 1)
 
 Evidence: the paper was read. W is 3 for their 4B model (5 for 8B); all else as in `egrsd`, with its deviations.
+
+Helps as `egrsd`, where an uncertain token is often settled by the next few. With answers of a few tokens there is
+little ahead to look at.
 """
 
 from preceptor_trainer.parts.contexts import Reference

@@ -9,7 +9,8 @@ Evidence: the paper's source and the code (HJSang/OPSD_Reasoning_Compression) we
 rollout, temperature 1, learning rate 1e-6, batch 32, the whole vocabulary are theirs; the wording of the instruction is
 ours. Forward KL is their failing ablation (collapse within about 100 steps).
 
-Helps models that ramble; the rollouts may be cut off at the horizon without harm.
+Helps models that ramble; the rollouts may be cut off at the horizon without harm. It is not there to make answers
+right: where the instruction costs accuracy, the student learns that, too.
 """
 
 from preceptor_trainer.parts.contexts import Instruction

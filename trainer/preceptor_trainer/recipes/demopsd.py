@@ -9,6 +9,9 @@ Evidence: notes on the paper and a re-implementation that agrees, not the paper'
 8 rollouts are theirs; b is theirs by domain (biology 70, chemistry 25, materials 50, physics 100): 50 chosen. Note that
 a is near a_max from d = 0.1 on. Deviations: the shown success is never the rollout itself; the vocabulary is whole
 where the teacher gives it (theirs: the student's 100 likeliest and a tail).
+
+Helps where groups have successes to show, on tasks that the model half knows. Not where no rollout succeeds: nobody has
+anything to show; and the closer views with and without it are, the less is learned.
 """
 
 from __future__ import annotations

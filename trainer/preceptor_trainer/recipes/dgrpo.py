@@ -7,6 +7,10 @@ are all alike right or wrong have no advantage, and still learn from the teacher
 
 Evidence: the paper was read. beta 0.5 and the mean per rollout are theirs; clip 0.2 is GRPO's, theirs was not found.
 Deviations: no supervised warm-up and no mixture of lengths, which are choices of data.
+
+Helps where a stronger teacher is at hand and rewards are rare or late, as with long contexts: the teacher speaks on
+every token where the reward is silent. Not where the teacher is no better than the student; then it holds back what the
+reward teaches.
 """
 
 from preceptor_trainer.parts.contexts import Plain

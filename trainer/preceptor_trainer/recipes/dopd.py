@@ -11,6 +11,9 @@ Evidence: a third party's notes; the paper was not read. The weights are theirs.
 literally they leave tokens out), so the regimes are a reconstruction that gives every token one: "likely" is a mean
 probability above the batch's. Theirs is top-128 KL but for the JS: here whole distributions where both teachers
 give them, else 128 ids. S_p is a copy after every step.
+
+Helps where both a stronger teacher and references are at hand. Where one of them is clearly the better, `opd` or `opsd`
+with that one is simpler.
 """
 
 from __future__ import annotations

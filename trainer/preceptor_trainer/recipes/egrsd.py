@@ -10,6 +10,9 @@ the frozen start shown the reference solution; its whole distribution is needed 
 Evidence: the paper was read. Defaults are theirs: gamma 0.3, eps 0.2, length bonus 0.5, one rollout a task, 1024
 tokens, learning rate 5e-6, LoRA 64. No ratio to the sampler, as there. Deviation: sampling at temperature 1.1 without
 their top-p and top-k. Lower `longest` together with `rollout.max_tokens`.
+
+Helps where references exist and rewards are to say the direction: tokens on which the informed view is sure get most of
+it. Not with few tokens of budget, and it wants whole distributions.
 """
 
 from preceptor_trainer.parts.contexts import Reference

@@ -12,6 +12,7 @@ used once. `guard` refuses a lam at which near-certain tokens are known to fall 
 it is raised too.
 
 Helps where the teacher is the reference made better (after RL); with a teacher of another lineage there is no such way.
+A factor too large runs off on tokens that are certain already.
 """
 
 from __future__ import annotations

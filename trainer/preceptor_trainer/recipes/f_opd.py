@@ -14,6 +14,9 @@ Evidence: the paper was read. a, b, xi, lam and the kappas are chosen per task t
 0.05 and twice 0.5 are ours, as is OPD's sampled reverse KL for l. What counts as aligned was not found; here a drift
 whose square root is at most 0.5. Deviation: the buffer is what `max_lag` lets be written ahead, and the batch that was
 just learned from, its oldest part, is what speaks for it; `lag` and `stale` are in the run's metrics.
+
+Helps where rollouts are written ahead of the learner (`max_lag` above 0), so that some are old. With rollouts that are
+all fresh it is `opd` with a schedule.
 """
 
 from preceptor_trainer.parts.contexts import Plain

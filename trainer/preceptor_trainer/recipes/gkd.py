@@ -9,6 +9,9 @@ towards the teacher by the generalised Jensen-Shannon divergence. No gradient go
 Evidence: TRL's published code was read. Defaults are TRL's: lambda 0.5, beta 0.5, temperature 0.9. Deviations: who
 writes is drawn for every rollout, theirs for every batch; scores stay untempered. Their ends beta 0 and 1 are
 `forward_kl` and `reverse_kl` here. Needs references where lambda is below 1.
+
+Helps where there are references as well as a teacher, and the student starts too weak for its own answers to be worth
+much. Not where a teacher offers log-probabilities of sampled tokens alone: it wants whole distributions.
 """
 
 from preceptor_trainer.parts.contexts import Plain

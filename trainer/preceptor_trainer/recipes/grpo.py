@@ -8,6 +8,10 @@ of the group's deviation; a clipped policy gradient raises what is above and low
 Evidence: TRL's and SDPO's published code was read. Defaults are TRL's: 8 rollouts, clip 0.2, division by the deviation,
 every token alike (their loss type "dapo"), no KL to a reference model. Others: `scale: false` on the advantage (Dr.
 GRPO, and SDPO's baseline), `reduction: sequence` (the paper's own mean).
+
+Helps where some of a question's rollouts are right and some are wrong, and there is budget for many. Not where all fail
+or all succeed: such groups teach nothing; and a reward is one number for a whole answer, so that few tokens of budget
+buy little.
 """
 
 from preceptor_trainer.parts.objectives import PolicyGradient

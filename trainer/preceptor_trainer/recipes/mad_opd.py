@@ -10,6 +10,9 @@ Evidence: notes and the authors' code (chiefovoavicii/MAD-OPD) were read. Two te
 agents (reverse KL for code), temperature 0.7 and learning rate 1e-5 (a cosine with 5% warm-up) are theirs. Each debater
 (roles `first`, `second`) both writes and scores. Ours: within a round nobody hears the others; the debate is about a
 whole answer, not step by step of an agent's.
+
+Helps where teachers are wrong on different questions and can tell from each other's arguments. Not with teachers that
+agree anyway: a debate costs calls and changes nothing.
 """
 
 from preceptor_trainer.parts.contexts_debated import Debate

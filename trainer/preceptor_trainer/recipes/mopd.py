@@ -8,6 +8,9 @@ see too differently; the verifier's advantage is added. Nothing but the written 
 Evidence: the paper's section and NeMo-RL's implementation were read. The bounds of rho and alpha are not given there:
 0.5, 2 and 1 are ours, as are four rollouts a task. The domains, `maths` and `code` here, are the roles of their
 teachers: set `contexts.teacher.router.domains` for others. A task of no domain teaches nothing.
+
+Helps where there is a specialist for each kind of task and the data says which is whose. Not where domains overlap and
+nobody can tell: then `mad_opd`, or a router that asks.
 """
 
 from preceptor_trainer.parts.contexts import Plain

@@ -10,6 +10,9 @@ teacher that writes. Feedback is kept only if it is about the question, and with
 Evidence: the abstract alone; the equations are reconstructed, kappa, the filter and D were not found. Ours: kappa 0.5
 over the peer's own attempts at the question (`attempts`), a word in common with the question, SDPO's loss and teacher.
 With the gate closed it is SDPO without feedback. No gradient passes from one student to the other: each is a run.
+
+Helps where a peer can do what the student cannot yet, and can say why in words. Not where it can only give the answer
+away: that is redacted.
 """
 
 from preceptor_trainer.parts.contexts_tutored import Tutored

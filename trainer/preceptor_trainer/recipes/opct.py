@@ -8,6 +8,9 @@ scores the same tokens under the clean prompt. The smallest recipe of a pair of 
 Evidence: the abstract and two independent implementations; the perturbation is the data's there. Ours: a user who
 suggests an answer that is wrong (sycophancy), or the data's own where `column` names it. Held-out questions are asked
 clean: accuracy must not fall, and resistance is to be measured on perturbed data.
+
+Helps where the answer should not depend on how a question is put (a user's wrong suggestion, a change of format). It is
+no way to learn a task: clean accuracy stays where it was.
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ per-token reverse KL. It needs one number per token from the teacher, so any eng
 
 Evidence: the authors' published code was read. Group of four and an importance ratio to the sampler as there; no
 discounted future sum (their default too).
+
+Helps where a stronger model with the same tokenizer exists: dense, cheap, and stock servers can score for it. Not
+beyond the teacher: it ends where the teacher is; and not where teacher and student think in different ways, which makes
+its per-token opinion misleading.
 """
 
 from preceptor_trainer.parts.contexts import Plain

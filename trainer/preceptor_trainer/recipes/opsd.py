@@ -9,6 +9,10 @@ also holds the reference; the student moves towards that view over the whole voc
 Evidence: the authors' code was read. Chosen: JSD(0.5), the code of March 2026. Later releases use forward KL with a
 per-entry clip of 0.05; override `objective` for the former. Deviation: sampling at temperature 1.0 (theirs 1.1,
 top-p 0.95).
+
+Helps where there are references that the model can follow when it is shown them. Not where it cannot (nothing to learn
+from), where references are wrong (it learns them), or where being shown the solution makes the model terse and thought
+is what should be kept.
 """
 
 from preceptor_trainer.parts.contexts import Reference

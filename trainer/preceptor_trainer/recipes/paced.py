@@ -11,6 +11,7 @@ are theirs. Deviation: p comes from the very rollouts that are learned from, the
 not know how long a run is: the switch is after 100 steps, half of the 200 in `training`; move both together.
 
 Helps where tasks are of mixed difficulty. Override `contexts` for self-distillation (a reference asked of `self`).
+Where all are alike it is plain distillation at eight rollouts a question.
 """
 
 from preceptor_trainer.parts.contexts import Plain

@@ -9,6 +9,8 @@ Evidence: the paper was read. 8 rollouts, two successes and one failure (their b
 elsewhere JSD), learning rate 1e-5 with 10 warm-up steps. EMA 0.95 is SDPO's; theirs is "as SDPO". The words around an
 attempt are SDPO's where they are about a success, else ours. An attempt is picked at random, not by its reward, and
 failures are shown only where there is a success: an example of what not to do, alone, says too little.
+
+Helps where a group has successes and failures to contrast. Not where all fail: only failures are left to show.
 """
 
 from preceptor_trainer.parts.contexts_tried import Reprompt

@@ -10,6 +10,9 @@ student as it began is the role `start` (`base`). Who teaches nothing new is not
 Evidence: ours, from the gate of OPCoD (arXiv:2606.14368, abstract only), whose feedback is text; here the peer's
 distributions teach. The anchor is ours: without it the side that teaches lost 4 points where it had been strong. Not in
 the papers: a Beta(1, 1) prior, confidence 0.95, half the weight after 200 rollouts (the pair's `memory`).
+
+Helps where two models are strong on different things and both train. Not where one is stronger everywhere: `opd` from
+that one is the same and simpler.
 """
 
 from preceptor_trainer.parts.contexts_peers import BetterPeer, BetterStart

@@ -7,6 +7,9 @@ beginnings that are already good.
 
 Evidence: notes on the paper, not its text; H_0, dH and dk were not found. Ours: a quarter of the length, a quarter more
 every 25 steps, all of it after 75.
+
+Helps where answers are long and their first part decides: short horizons are cheap to begin with. Not where the answer
+stands at the end, or answers are short: a quarter of ten tokens is not enough to see anything.
 """
 
 from preceptor_trainer.parts.contexts import Plain

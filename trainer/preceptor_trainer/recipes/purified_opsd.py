@@ -9,6 +9,9 @@ reference alone explains (its wording, its length) cancels.
 Evidence: notes on the paper and a third party's unit test, not the paper's text. c 10 and beta 1 are theirs. The text
 in which the reference stands alone was not found: ours. With beta other than 1, `coefficients` are 1/beta and -1/beta,
 and `clip` is c / beta.
+
+Helps where a reference makes a model answer in the reference's manner whatever was asked: that part is taken off. Not
+where the reference alone already answers the question, as a worked solution does: then what is left is little.
 """
 
 from __future__ import annotations

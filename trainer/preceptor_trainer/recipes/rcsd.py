@@ -10,6 +10,9 @@ clip, a frozen teacher, sampling at temperature 1.2 and learning rate 5e-6 (of L
 rubric generator is trained (stage 1); here it is whoever fills the role. Deviation: their top 20 are renormalised,
 ours keep the rest as a tail. A clip of one side may turn the loss negative and withholds gradient where it acts:
 `clipped` tells how much. Their optional mask is the weight `after_mark` with the id of `</think>`.
+
+Helps where what makes an answer good can be written down as points. With one right answer the reference says more than
+the rubric does.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ Evidence: notes of two third parties that agree; the paper was not read. lam 0.5
 models (1.0 base, 0.2 thinking). Opening the gate to failures (`least_reward: null`) is their failing ablation. Where no
 other rollout succeeded a token keeps A. The copy after every step stands for "live"; eight rollouts are GRPO's habit.
 
-Helps models that already solve part of the tasks; it says nothing where no rollout succeeds.
+Helps models that already solve part of the tasks; it says nothing where no rollout succeeds. Not to get quickly to what
+the reference says: it is paid for going elsewhere.
 """
 
 from preceptor_trainer.parts.contexts import PeerSuccess

@@ -11,7 +11,8 @@ itself was not read. eps 0.2, lam from 1 to 0 within 50 steps, 8 rollouts, a cop
 are that code's defaults, unconfirmed. The clip of the ratio to the sampler is GRPO's usual 0.2. A task without a
 reference falls back to GRPO. With only final answers at hand: `{"contexts": {"reference": {"kind": "answer"}}}`.
 
-Helps where rewards are rare among long answers; independent papers found it below GRPO on some text models.
+Helps where rewards are rare among long answers; independent papers found it below GRPO on some text models. Not at
+small budgets: like GRPO it waits for groups with both outcomes.
 """
 
 from preceptor_trainer.parts.contexts import Reference

@@ -8,6 +8,9 @@ token; the student moves towards that. Meant for learning one task after another
 Evidence: the authors' code was read (and TRL's). Sources conflict on the teacher: the authors' code lets it follow with
 0.01 a step (chosen: `ema`, decay 0.99); TRL freezes it and says that this is the paper (`{"teacher": {"kind":
 "frozen"}}`). TRL's loss is JSD(0.5) on 100 ids.
+
+Helps where there are demonstrations, and what the model could do before must stay. Not where the demonstrations cannot
+be followed in context; with a teacher that moves, errors of its own build up over long runs.
 """
 
 from __future__ import annotations

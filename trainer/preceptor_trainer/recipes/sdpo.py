@@ -11,6 +11,9 @@ Evidence: the authors' code (lasgroup/SDPO) and TRL's were read. Prompt, 8 rollo
 and 1e-6. The ids are the teacher's likeliest (theirs the student's: `sparse.by`). Sources differ on what counts as a
 success (0.5 or 1.0): here the verifier says what is correct. TRL's mix with GRPO is a second term, `policy_gradient`
 with `group_advantage`; their trust region is `{"teacher": {"kind": "trust_region"}}`, of weights instead of logits.
+
+Helps where an attempt can be judged and some rollout succeeds, or the environment says what was wrong: no references
+are needed. Not where neither happens: there is nothing to show.
 """
 
 from preceptor_trainer.parts.contexts_tried import Reprompt

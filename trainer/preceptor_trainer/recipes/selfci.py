@@ -10,6 +10,9 @@ Evidence: the authors' code was read. Weights 1 and 1, the whole vocabulary and 
 are columns of the data, `allowed` and `disallowed`, written beforehand (theirs are by the same model, offline, too);
 the words around them are ours. Also theirs: EMA 0.999, and a target that mixes in the student (`log_linear` with
 `student`).
+
+Helps where some of what is in the context may be said and some may not. It needs both halves written down for every
+task, and is no way to learn to be right.
 """
 
 from __future__ import annotations

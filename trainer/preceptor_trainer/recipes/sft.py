@@ -5,6 +5,10 @@ No teacher: the data's reference solution is the completion, and its tokens' neg
     L = -mean_t log S(y_t | x, y_<t),  y the reference
 
 Evidence: no source is needed; every token of the batch counts alike.
+
+Helps where references can be imitated as they are: nothing is cheaper, and on the procedural tasks here little is
+better. Not where there are answers without worked solutions, where references are in words that the student would not
+use, or where what it can do already must stay.
 """
 
 from preceptor_trainer.parts.objectives import NLL

@@ -14,6 +14,9 @@ Their bank grows every 25 steps in which less than 80% succeed; a run's does whe
 `skill_bank`). Their other mode, the forward KL on the teacher's likeliest ids in delta's place, is the objective
 `local_support`; the rest of the vocabulary as one event is ours. Deviation: tokens that carry no sense are left out
 only where `silent` names their ids.
+
+Helps where skills that apply to many questions are at hand or can be extracted. Not where a skill does not decide the
+answer, or where a bank holds few that fit.
 """
 
 from __future__ import annotations

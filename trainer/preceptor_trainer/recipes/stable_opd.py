@@ -10,6 +10,9 @@ Evidence: the abstract, and equations of third parties; the paper was not read. 
 project's comments quote them; one golden rollout in four is ours. Each term is a mean over its own tokens: on golden
 ones the teacher and the anchor have no say. Deviation: no clip of the ratio to the sampler, since a batch is used once.
 Their alarm, RepRate above 0.05, is the run's repetition guard.
+
+Helps where on-policy distillation grows long or repeats itself. On short answers its anchor and its golden answers
+mostly hold back.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ and not before. A text teacher is the critic (role `critic`); a step is a line.
 Evidence: notes on the paper, not its text; its optimiser's settings were not found. Forward KL and the live teacher
 (here a copy after every step) are as noted. Whether their critic sees the reference was not established: ours does not;
 an `ask_template` with `{reference}` shows it.
+
+Helps where answers are steps, and a critic can tell the first wrong one. Not for answers of one step, or with a critic
+that rewrites everything.
 """
 
 from preceptor_trainer.parts.contexts_written import Critique

@@ -11,6 +11,8 @@ Evidence: the paper was read. (mu_E, mu_K) = (0, 1), at most a quarter of a roll
 every 10 steps are theirs; for weak students they set (1, 0): `objective.2.coefficient`. Ours: 8 rollouts, GRPO's clip
 0.2, all words, and that a quarter is of characters. From step 40 on nobody is asked (`until`): change it with the
 schedules. A clip of one side withholds gradient where it acts: `clipped` tells how much.
+
+Helps where few spans of long answers decide. Not for short ones: a quarter of ten characters is hardly anything.
 """
 
 from __future__ import annotations
