@@ -1,0 +1,1 @@
+"""A skill bank from nothing to a student that has no need of it any more."""

@@ -227,10 +227,10 @@ BOUNDS: list[tuple[dict[str, Any], str]] = [
 
 
 def test_bounds_are_told_by_their_field(sqlite_house: House):
-    with sqlite_house.http() as http:
-        for changes, field in BOUNDS:
-            answer = http.post("/v1/debates", json={"question": "?", "teachers": ["ann", "bob"], **changes})
-            assert answer.status_code == 422 and Problem.model_validate(answer.json()).field == field, changes
+    http = sqlite_house.http()
+    for changes, field in BOUNDS:
+        answer = http.post("/v1/debates", json={"question": "?", "teachers": ["ann", "bob"], **changes})
+        assert answer.status_code == 422 and Problem.model_validate(answer.json()).field == field, changes
 
 
 def test_a_worker_s_reports_are_held_against_the_debate(ready: House):

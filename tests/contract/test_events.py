@@ -52,7 +52,7 @@ def test_a_stream_that_is_cut_off_is_taken_up_where_it_was(house: House):
     lease = house.admin.runs.lease(run.id, "w")
     house.admin.runs.report(run.id, steps(lease.fence, 1, 2, 3, 4))
     house.admin.runs.finish(run.id, Finish(fence=lease.fence, state=RunState.CANCELLED))
-    cut = Cut(house.bridge, after=700)
+    cut = Cut(house.bridge, after=1200)
     events = list(house.client(ADMIN, transport=cut).runs.events(run.id))
     assert [event.id for event in events] == [1, 2, 3, 4, 5, 6, 7]
     assert cut.requests > 2

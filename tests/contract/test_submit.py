@@ -298,7 +298,7 @@ def test_data_that_is_a_model(house: House):
         ("answer", {}, "data.columns", "verifier 'exact' needs the column 'answer'"),
         ("", {"columns": {"answr": "answer"}}, "data.columns.answr", "nothing reads a part of this name"),
         ("", {"columns": {"answer": "solution"}}, "data.columns.answer", "no column 'solution'; it has answer, prompt"),
-        ("", {"verifier": "oracle"}, "data.verifier", "there is no verifier 'oracle'; there are exact"),
+        ("", {"verifier": "oracle"}, "data.verifier", "there is no verifier 'oracle'; there are disclosure, exact"),
         ("", {"held_out": 0.0}, "data.held_out", "without held-out rows"),
     ],
 )

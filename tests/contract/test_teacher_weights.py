@@ -372,7 +372,7 @@ def test_only_one_version_is_loaded_at_a_time(folders: list[Path]) -> None:
         loading = threads.submit(taught.client.load_weights, folders[1])
         while not taught.app.state.service.scheduler._swaps:
             threading.Event().wait(0.005)
-        with pytest.raises(Overloaded, match="Other weights are being loaded"):
+        with pytest.raises(Overloaded, match="is loading other weights"):
             taught.client.load_weights(folders[2])
         backend.go_on.set()
         assert loading.result(30).weights_version == 1 and scoring.result(30).stamp.weights_version == 0

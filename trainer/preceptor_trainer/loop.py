@@ -148,7 +148,8 @@ class Loop:
         self._leaks = leaks = LeakCheck(recipe, run.training.leak_check)
         self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
         dtype = self._learner.dtype
-        self._opinions = Opinions(recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet)
+        self._tasks: Callable[[int], Sequence[Task]] = lambda step: data.train(step, run.training.batch, seed)
+        self._opinions = Opinions(recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks)
         self._evaluator = Evaluator(
             self._model,
             LocalSampler(self._model),
@@ -202,7 +203,7 @@ class Loop:
         return Pipeline(
             range(self._keeper.state.step + 1, training.steps + 1),
             training.max_lag,
-            tasks=lambda step: self._ranks.share(self._data.train(step, training.batch, training.seed)),
+            tasks=lambda step: self._ranks.share(self._tasks(step)),
             write=self._write,
             stages={"verify": self._verify, "score": self._score},
         )

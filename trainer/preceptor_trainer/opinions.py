@@ -26,10 +26,10 @@ from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.marking import Marker
 from preceptor_trainer.model import Model
 from preceptor_trainer.questions import Questions
-from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.recipe import OTHERS, Recipe
 from preceptor_trainer.standing import Standing
 from preceptor_trainer.texts import Case, Texts, View
-from preceptor_trainer.views import ContextView, Prompt, Rollout
+from preceptor_trainer.views import ContextView, Prompt, Rollout, Task
 from preceptor_trainer.writer import stream
 
 
@@ -46,8 +46,9 @@ class Opinions:
         alignment: Alignment = "ids",
         leaks: LeakCheck | None = None,
         meet: Callable[[int], Mapping[str, Standing]] = lambda step: {},
+        tasks: Callable[[int], Sequence[Task]] = lambda step: (),
     ) -> None:
-        """`meet` waits for the run's peer before a step is scored, and says how the two do."""
+        """`meet` waits for the run's peer before a step is scored, and says how the two do. `tasks`: all of a step."""
         self._recipe = recipe
         self._model = model
         self._seed = seed
@@ -55,6 +56,7 @@ class Opinions:
         self._leaks = leaks or LeakCheck(recipe)
         self._texts = Texts(scorer, seed)
         self._meet = meet
+        self._tasks = tasks if recipe.readers(OTHERS) else lambda step: ()
         self._marker = Marker(model.folder)
         self._questions = Questions(recipe, model, scorer, dtype, alignment)
 
@@ -65,14 +67,14 @@ class Opinions:
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
         """The same for a part of a batch: whole groups, since a context may show a rollout's siblings."""
-        standing = self._meet(step)
+        standing, others = self._meet(step), self._tasks(step)
         cases = [
             Case(
                 name=name,
                 asker=context,
                 on_failure=context.on_failure,
                 row=at,
-                view=self._view(name, rows, at, step, standing),
+                view=self._view(name, rows, at, step, standing, others),
             )
             for name, context in self._recipe.contexts.items()
             for at, row in enumerate(rows)
@@ -125,7 +127,15 @@ class Opinions:
                 )
         return len(missing)
 
-    def _view(self, name: str, rows: Sequence[Row], index: int, step: int, standing: Mapping[str, Standing]) -> View:
+    def _view(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        index: int,
+        step: int,
+        standing: Mapping[str, Standing],
+        others: Sequence[Task],
+    ) -> View:
         """What a context looks at, with the same random numbers whenever it does."""
         row = rows[index]
         group = tuple(_as_seen(other) for other in rows if other.task.id == row.task.id)
@@ -138,6 +148,7 @@ class Opinions:
             rng=Random(seed),
             replies=replies,
             standing=standing,
+            others=others,
         )
 
     def _wishes(self, case: Case, row: Row) -> list[Wish]:

@@ -50,8 +50,8 @@ from preceptor_trainer.views import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-GROUP, REWARD = "group", "reward"
-"""What a part may read that is no context: other rollouts of the task, and the verifier's word."""
+GROUP, REWARD, OTHERS = "group", "reward", "others"
+"""What a part may read that is no context: other rollouts of the task, the verifier's word, the step's other tasks."""
 READABLE = frozenset({"student", "behaviour", GROUP, REWARD})
 RESERVED = READABLE | {"base"}
 NAMES_A_CONTEXT = "names a context"
@@ -117,7 +117,8 @@ class Context(Part):
     columns: ClassVar[tuple[str, ...]] = ()
     """Task fields without which this context has nothing to show; the data is checked for them at submit."""
     reads: ClassVar[frozenset[str]] = frozenset()
-    """What besides task and rollout it looks at: `group`, the task's other rollouts; `reward`, the verifier's word."""
+    """What besides task and rollout it looks at: `group`, the task's other rollouts; `reward`, the verifier's word;
+    `others`, the step's other tasks."""
 
     @property
     def scorers(self) -> tuple[str, ...]:

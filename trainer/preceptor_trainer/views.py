@@ -107,8 +107,8 @@ class ContextView:
     """What `Context.read` kept of the answers to `Context.asks`, by key."""
     standing: Mapping[str, Standing] = field(default_factory=dict[str, "Standing"])
     """How the student and its peer do, by domain; empty where the run has no peer."""
-    state: Mapping[str, object] = field(default_factory=dict[str, object])
-    """The run's persistent state parts, by name (a skill bank, a replay buffer)."""
+    others: Sequence[Task] = ()
+    """All tasks of this step, on whatever device; empty where no context reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

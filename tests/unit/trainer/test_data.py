@@ -167,7 +167,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
 def test_an_unknown_verifier_lists_those_there_are(tmp_path: Path) -> None:
     found = error(write(tmp_path, ROWS), verifier="judge")
     assert found.field == "data.verifier"
-    assert "choose one of exact, math, procedural" in str(found)
+    assert "choose one of disclosure, exact, math, procedural, program" in str(found)
 
 
 def test_rows_that_reasoning_gym_exported_are_scored_by_it(tmp_path: Path) -> None:

@@ -36,13 +36,13 @@ def arm(name: str, work: Path) -> RunResult:
 @pytest.mark.slow
 def test_the_right_reference_teaches(tmp_path: Path) -> None:
     result = arm("right", tmp_path)
-    assert result.gain >= 0.15
+    assert result.gain >= 0.3
     assert result.ci95[0] > 0
 
 
 @pytest.mark.slow
 def test_no_reference_teaches_nothing(tmp_path: Path) -> None:
-    assert abs(arm("none", tmp_path).gain) <= 0.08
+    assert abs(arm("none", tmp_path).gain) <= 0.12, "twice what 200 questions leave open"
 
 
 @pytest.mark.slow

@@ -30,6 +30,21 @@ _WISH = Body(
         }
     }
 )
+_VERSION = Body(
+    openapi_examples={
+        "after step 41": {
+            "value": {
+                "fence": 1,
+                "publication": {
+                    "version": 10_000_041,
+                    "step": 41,
+                    "weights_hash": _STUDENT,
+                    "outcomes": {"letters": {"right": 30, "wrong": 2}},
+                },
+            }
+        }
+    }
+)
 
 
 @ROUTER.post("/codistillations", status_code=201)
@@ -82,7 +97,7 @@ def serve_peer(run_id: str, serving: PeerServing, caller: Runner, plane: PlaneDe
 
 @WORKER_ROUTER.post("/runs/{run_id}/publications")
 def publish_version(
-    run_id: str, report: PublicationReport, caller: Runner, plane: PlaneDep, unit: UnitDep
+    run_id: str, report: Annotated[PublicationReport, _VERSION], caller: Runner, plane: PlaneDep, unit: UnitDep
 ) -> LeaseStatus:
     """Record a version of the run's student, before it answers anybody. 409 where the number is taken."""
     return publishing.publish(plane, unit, run_id, report)

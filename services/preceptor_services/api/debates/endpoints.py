@@ -52,6 +52,9 @@ _TEMPLATE = Body(
         }
     }
 )
+_LEASE = Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})
+_TURN = {"round": 1, "debater": "ann", "argument": "The sign is lost in the second line.", "confidence": 90}
+_TURNS = Body(openapi_examples={"a turn": {"value": {"fence": 1, "turns": [_TURN]}}})
 _FINISH = Body(openapi_examples={"cancelled": {"value": {"fence": 1, "state": "cancelled"}}})
 Pinned = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9})?$")]
 
@@ -113,7 +116,9 @@ def show_debate_template(pinned: Pinned, caller: Reader, unit: UnitDep) -> Store
 
 
 @ROUTER.post("/debates/{debate_id}/lease")
-def take_debate(debate_id: str, wish: LeaseRequest, caller: Runner, plane: PlaneDep, unit: UnitDep) -> DebateGrant:
+def take_debate(
+    debate_id: str, wish: Annotated[LeaseRequest, _LEASE], caller: Runner, plane: PlaneDep, unit: UnitDep
+) -> DebateGrant:
     """For a worker: take the right to hold a debate. 409 where another has it, or there is nothing to do."""
     return leases.take(plane, unit, debate_id, wish.worker)
 
@@ -133,7 +138,9 @@ def release_debate(
 
 
 @ROUTER.post("/debates/{debate_id}/turns")
-def record_turns(debate_id: str, report: TurnsReport, caller: Runner, plane: PlaneDep, unit: UnitDep) -> LeaseStatus:
+def record_turns(
+    debate_id: str, report: Annotated[TurnsReport, _TURNS], caller: Runner, plane: PlaneDep, unit: UnitDep
+) -> LeaseStatus:
     """For a worker: record what was said. What is recorded already is left as it is."""
     return leases.record(plane, unit, debate_id, report)
 
