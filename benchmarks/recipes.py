@@ -32,7 +32,7 @@ from of_recipes.report import Found, best_rate, machine, write
 from preceptor_trainer import recipes, tasks
 
 ROOT = Path(__file__).resolve().parents[1]
-FULL = ("spell_backward", "skill_code", "library_call", "spell_in_turns", "two_domains")
+FULL = ("spell_backward", "skill_code", "library_call", "spell_in_turns", "letters_and_codes")
 SMALL = Budget(tokens=64, rollouts=8, every=1, items=8)
 TUNING_SEED = 1000
 

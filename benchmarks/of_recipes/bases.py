@@ -23,6 +23,8 @@ from preceptor_trainer.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "models" / "tiny"
+MADE_OF = {"letters_and_codes": ("spell_backward", "skill_code")}
+"""Tasks that are several."""
 EXPERT_TIMES = 8
 """How many times a run's budget a better model is trained on, were its answers as long as they may be."""
 EXPERT_RATE = 1e-3
@@ -30,8 +32,10 @@ EXPERT_SEED = 999
 
 
 def base_of(task: str, out: Path) -> Path:
-    """The shipped model where its card knows the task; else one that is pre-trained for it, minutes, once."""
-    if f"| {task} | content |" in (SHIPPED / "README.md").read_text(encoding="utf-8"):
+    """The shipped model where its card knows the task, or all that it is made of; else one that is pre-trained for it,
+    minutes, once."""
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    if all(f"| {each} | content |" in card for each in MADE_OF.get(task, (task,))):
         return SHIPPED
     folder = out / "bases" / task
     if not (folder / "model.safetensors").is_file():
@@ -46,7 +50,7 @@ def experts_of(
 ) -> dict[str, Path]:
     """For every domain of which some recipe wants to hear somebody better (none: of all): the base after some
     supervised steps on its questions."""
-    wanted = sorted({domain for name in names for domain in experts(with_domains(name)).values()})
+    wanted = sorted({domain for name in names for domain in experts(with_domains(name, task)).values()})
     return {each: _expert(each, task, options, base, out, budget) for each in wanted}
 
 

@@ -138,7 +138,7 @@ def writes(role: str, request: ChatRequest) -> Reply:
 
 def _train(cell: Cell, base: Path, better: Mapping[str, Path], watch: Watch) -> None:
     recipe = recipe_of(cell)
-    wanted = experts(with_domains(cell.recipe))  # of all arms alike
+    wanted = experts(with_domains(cell.recipe, cell.task))  # of all arms alike
     if lacking := sorted(wanted.keys() - {role for role, domain in wanted.items() if domain in better}):
         raise ValueError(f"{cell.recipe}: the role {', '.join(lacking)} wants a better model, and there is none")
     models = {role: load_model(better[wanted[role]] if role in wanted else base) for role in recipe.scorers}

@@ -77,7 +77,7 @@ def arms(name: str) -> tuple[str, ...]:
 
 def recipe_of(cell: Cell) -> Recipe:
     """The recipe of a cell, its arm and the task's horizon."""
-    recipe = with_domains(cell.recipe)
+    recipe = with_domains(cell.recipe, cell.task)
     room = tasks.load(cell.task, cell.options).answer_tokens + 1
     changes: dict[str, Any] = {"rollout": {"max_tokens": room}, "contexts": {}}
     for name, context in shown(recipe).items():
@@ -131,8 +131,8 @@ def training(cell: Cell) -> dict[str, Any]:
     }
 
 
-def with_domains(name: str) -> Recipe:
-    """The recipe, its domains called by the names that the task has, in their order."""
-    recipe = recipes.load(name)
-    routed = [name for name, router in recipe.routers.items() if isinstance(router, ByColumn)]
-    return recipe.override({f"contexts.{name}.router.domains": ["maths", "letters"] for name in routed})
+def with_domains(name: str, task: str) -> Recipe:
+    """The recipe, its domains called by the names that the task has."""
+    recipe, domains = recipes.load(name), list(tasks.load(task).values.get("domain", ()))
+    routed = [name for name, router in recipe.routers.items() if domains and isinstance(router, ByColumn)]
+    return recipe.override({f"contexts.{name}.router.domains": domains for name in routed})

@@ -64,11 +64,14 @@ def test_a_cell_that_dies_says_of_what_and_is_tried_again(bench: SimpleNamespace
 
 
 def test_specialists_are_heard_on_their_domains(bench: SimpleNamespace, tmp_path: Path) -> None:
-    cell = a_cell(bench, recipe="mopd", task="two_domains")
-    assert bench.plans.experts(bench.plans.with_domains("mopd")) == {"maths": "maths", "letters": "letters"}
-    out = bench.cells.run_cell(tmp_path, cell, TINY, {"maths": TINY, "letters": TINY})
+    cell = a_cell(bench, recipe="mopd", task="letters_and_codes")
+    assert bench.plans.experts(bench.plans.with_domains("mopd", "letters_and_codes")) == {
+        "letters": "letters",
+        "codes": "codes",
+    }
+    out = bench.cells.run_cell(tmp_path, cell, TINY, {"codes": TINY, "letters": TINY})
     assert out["error"] is None and out["curve"][-1]["tokens"] >= 60
-    source = tasks.load("two_domains")
+    source = tasks.load("letters_and_codes")
     drawn = bench.cells.Questions(source, "validation", "letters").train(0, 8, seed=0)
     assert [task.columns["domain"] for task in drawn] == ["letters"] * 8
 
