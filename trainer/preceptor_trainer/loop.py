@@ -148,7 +148,7 @@ class Loop:
         self._leaks = leaks = LeakCheck(recipe, run.training.leak_check)
         self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
         dtype = self._learner.dtype
-        self._tasks: Callable[[int], Sequence[Task]] = lambda step: data.train(step, run.training.batch, seed)
+        self._tasks: Callable[[int], Sequence[Task]] = lambda step: self._data.train(step, run.training.batch, seed)
         self._opinions = Opinions(recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks)
         self._evaluator = Evaluator(
             self._model,
