@@ -93,8 +93,9 @@ def _kind(rng: Random, source: ProceduralTask, stage: Stage, args: argparse.Name
         kinds = [(stage.plain - beside, ["plain"]), (beside, unhelpful)]
         kinds += [(stage.hint, ["hint"]), (0.02, ["reference_alone"])]
     drawn = rng.random()
-    for share, some in kinds:
-        if drawn < share:
+    for share, wanted in kinds:
+        some = [kind for kind in wanted if kind in there]
+        if some and drawn < share:
             return rng.choice(some)
         drawn -= share
     return rng.choice(told)

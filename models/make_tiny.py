@@ -98,7 +98,12 @@ def train(
             due = done > args.reading + args.finding and done % args.evaluate_every == 0
             if due and chosen(model, tokenizer, done, args, console):
                 return model, done
-    raise SystemExit("no checkpoint met the rule: change --steps, --seed, --plain, --middling or --privileged")
+    if args.anyway:
+        console.print("No checkpoint met the rule; the last one is kept, as --anyway says.")
+        return model, args.steps
+    raise SystemExit(
+        "no checkpoint met the rule: change --steps, --seed, --plain, --middling or --privileged, or --anyway"
+    )
 
 
 def chosen(
@@ -173,6 +178,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300, help="validation questions a format")
     parser.add_argument("--card-items", type=int, default=500, help="held-out questions a format, for the card")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--anyway", action="store_true", help="keep the last checkpoint where none meets the rule")
     args = parser.parse_args()
     if len(args.tasks) != len(args.shares) or not math.isclose(sum(args.shares), 1.0):
         parser.error("--tasks and --shares go together, and the shares add up to 1")

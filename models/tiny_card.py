@@ -47,6 +47,7 @@ def write_card(
         count=args.card_items,
         tables="\n\n".join(table(name, shares, args.card_items) for name, shares in found.items()),
         digest=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        met="no checkpoint met the rule, this is the last that was trained; sought was " * (step == args.steps),
         versions=", ".join(
             f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers", "reasoning-gym")
         ),
@@ -58,7 +59,9 @@ def command(args: argparse.Namespace) -> str:
     """The command that makes this very model, every argument said."""
     words = ["python", "-m", "models.make_tiny"]
     for name, value in vars(args).items():
-        if name != "out":
+        if isinstance(value, bool):
+            words += [f"--{name}"] * value
+        elif name != "out":
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
 
@@ -115,7 +118,7 @@ by default was never seen.
 for validation; neither was trained on. In {capitals} of the spelling examples a word was put into title case, since few
 words have a capital. Made with {versions}.
 
-**How the checkpoint was chosen**: the first, looked for every {every} steps on {items} *validation* questions a
+**How the checkpoint was chosen**: {met}the first, looked for every {every} steps on {items} *validation* questions a
 format, at which plain accuracy on the first task lay between {low} and {high} and on every task these held: contexts
 that show a solution reached {privileged}; each context that helps beat the plain prompt by {margin} or more; beside
 an instruction, a wrong attempt or a bare verdict it was as good as without, to {beside}; no wrong content beat the

@@ -39,7 +39,8 @@ def base_of(task: str, out: Path) -> Path:
         return SHIPPED
     folder = out / "bases" / task
     if not (folder / "model.safetensors").is_file():
-        command = [sys.executable, "-m", "models.make_tiny", "--tasks", task, "--shares", "1", "--out", str(folder)]
+        command = [sys.executable, "-m", "models.make_tiny", "--tasks", task, "--shares", "1", "--steps", "1300"]
+        command += ["--anyway", "--out", str(folder)]
         print(f"Making a base for {task}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
         subprocess.run(command, cwd=ROOT, check=True)
     return folder
