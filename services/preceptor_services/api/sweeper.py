@@ -15,7 +15,7 @@ from preceptor_services.api.debates import service as debates
 from preceptor_services.api.keys import service as keys
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, leases
-from preceptor_services.api.runs.service import enqueue
+from preceptor_services.api.sending import enqueue
 from preceptor_services.db import models
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def send_again(plane: Plane) -> None:
         with plane.database.unit(writes=True) as unit:
             debate = debates.get(unit.session, debate_id, lock=True)
             if debate.state == RunState.QUEUED.value:
-                debates.enqueue(plane, unit, debate)
+                enqueue(plane, unit, debate)
 
 
 def _waiting(plane: Plane, table: type[models.Run] | type[models.Debate]) -> list[str]:

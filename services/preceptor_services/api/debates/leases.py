@@ -16,8 +16,9 @@ from preceptor.errors import Conflict, Invalid, LeaseLost
 from preceptor.wire import debates as wire
 from preceptor.wire.runs import LeaseStatus, TeacherEndpoint
 from preceptor_services.api.debates import checks
-from preceptor_services.api.debates.service import enqueue, get, shown, turns_of
+from preceptor_services.api.debates.service import get, shown, turns_of
 from preceptor_services.api.plane import Plane
+from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import endpoint_of
 from preceptor_services.db import models

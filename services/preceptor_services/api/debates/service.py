@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from functools import partial
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, NotFound
@@ -16,11 +14,9 @@ from preceptor_services.api import cursors
 from preceptor_services.api.debates import checks, templates
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
+from preceptor_services.api.sending import enqueue
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit, one_at_a_time
-from preceptor_services.queue import QueueUnavailable
-
-log = logging.getLogger(__name__)
 
 State = wire.DebateState
 
@@ -134,22 +130,3 @@ def cancel(plane: Plane, unit: Unit, debate_id: str) -> wire.Debate:
         debate.cancel_requested, debate.updated_at = True, at
     session.flush()
     return shown(debate, turns_of(session, debate))
-
-
-def enqueue(plane: Plane, unit: Unit, debate: models.Debate) -> None:
-    """Have a message for the debate sent once this unit of work is committed."""
-    debate.enqueued_at = plane.clock()
-    unit.session.flush()
-    unit.after_commit(partial(_send, plane, debate.id))
-
-
-def _send(plane: Plane, debate_id: str) -> None:
-    try:
-        plane.queue.enqueue_debate(debate_id)
-    except QueueUnavailable as error:
-        log.warning("%s Debate %s waits, and is sent again later.", error, debate_id)
-        table = models.Debate
-        with plane.database.unit(writes=True) as unit:
-            unit.session.execute(
-                update(table).where(table.id == debate_id, table.state == State.QUEUED.value).values(enqueued_at=None)
-            )

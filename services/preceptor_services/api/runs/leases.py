@@ -18,7 +18,8 @@ from preceptor.wire import runs as wire
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, pairs
 from preceptor_services.api.runs.roles import Roles, roles_of
-from preceptor_services.api.runs.service import enqueue, shown
+from preceptor_services.api.runs.service import shown
+from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import addresses, endpoint_of
 from preceptor_services.db import models

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from functools import partial
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict
@@ -22,13 +20,11 @@ from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.recipe_files import take_up_file
 from preceptor_services.api.runs.roles import Roles, roles_of, rows
 from preceptor_services.api.runs.training_checks import check_alone, moved
+from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit, one_at_a_time
-from preceptor_services.queue import QueueUnavailable
 from preceptor_trainer import recipes
-
-log = logging.getLogger(__name__)
 
 State = wire.RunState
 
@@ -255,26 +251,6 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
 
 def _shown(session: Session, run: models.Run) -> wire.Run:
     return shown(run, roles_of(session, [run.id]).get(run.id, Roles()))
-
-
-def enqueue(plane: Plane, unit: Unit, run: models.Run) -> None:
-    """Have a message for the run sent once this unit of work is committed."""
-    run.enqueued_at = plane.clock()
-    unit.session.flush()
-    unit.after_commit(partial(_send, plane, run.id))
-
-
-def _send(plane: Plane, run_id: str) -> None:
-    try:
-        plane.queue.enqueue_run(run_id)
-    except QueueUnavailable as error:
-        # The run is queued all the same. The sweeper sends what has no date.
-        log.warning("%s Run %s waits, and is sent again later.", error, run_id)
-        table = models.Run
-        with plane.database.unit(writes=True) as unit:
-            unit.session.execute(
-                update(table).where(table.id == run_id, table.state == State.QUEUED.value).values(enqueued_at=None)
-            )
 
 
 def _hash(wish: wire.RunCreate) -> str:
