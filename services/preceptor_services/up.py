@@ -134,21 +134,9 @@ class _Plan:
         self._broker_url = f"redis://:{self._broker_password}@{LOOPBACK}:{self._broker_port}/0"
 
     def broker(self) -> Process:
-        folder = self.settings.home / "broker"
-        folder.mkdir(exist_ok=True)
-        config = folder / "valkey.conf"
-        config.touch(mode=0o600)
-        config.write_text(
-            f"bind {LOOPBACK}\nport {self._broker_port}\nprotected-mode yes\nrequirepass {self._broker_password}\n"
-            f'dir "{folder.resolve()}"\nappendonly yes\nsave ""\n'
-        )
-        return Process(
-            name="broker",
-            command=[str(_valkey()), str(config)],
-            env=self._env({}),
-            ready=lambda: _answers_ping(self._broker_port, self._broker_password),
-            ready_seconds=20,
-        )
+        (folder := self.settings.home / "broker").mkdir(exist_ok=True)
+        where = (LOOPBACK, self._broker_port)
+        return broker(folder / "valkey.conf", folder.resolve(), where, self._broker_password, self._env({}))
 
     def api(self) -> Process:
         home = self.settings.home
@@ -162,14 +150,14 @@ class _Plan:
             "TEACHER_KEY": self._teacher_key,
             **({"ADMIN_KEY": self.admin_key} if self.admin_key else {}),
         }
-        return Process(name="api", command=_preceptor("api"), env=self._env(env), ready=_answers(f"{self.url}/readyz"))
+        return Process(name="api", command=_preceptor("api"), env=self._env(env), ready=answers(f"{self.url}/readyz"))
 
     def teacher(self) -> Process:
         model, name = str(self.settings.teacher_model.resolve()), self.settings.teacher_name
         options = ("--model", model, "--name", name, "--host", LOOPBACK, "--port", str(self.teacher_port))
         command = _preceptor("teacher", "serve", *options)
         env = self._env({"TEACHER_KEY": self._teacher_key})
-        return Process(name="teacher", command=command, env=env, ready=_answers(f"{self.teacher_url}/readyz"))
+        return Process(name="teacher", command=command, env=env, ready=answers(f"{self.teacher_url}/readyz"))
 
     def worker(self, number: int) -> Process:
         """The first keeps what it fetches where it always did."""
@@ -191,6 +179,20 @@ class _Plan:
         # Torch threads that spin while they wait slow the other processes of a small machine down several times.
         inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return {**inherited, "PYTHONUNBUFFERED": "1", **{f"PRECEPTOR_{name}": value for name, value in own.items()}}
+
+
+def broker(config: Path, data: Path, where: tuple[str, int], password: str, env: Mapping[str, str]) -> Process:
+    """A Valkey of one's own at an address and port, told so in the file `config`, which keeps its state in `data`."""
+    address, port = where
+    config.touch(mode=0o600)
+    config.write_text(
+        f"bind {address}\nport {port}\nprotected-mode yes\nrequirepass {password}\n"
+        f'dir "{data}"\nappendonly yes\nsave ""\n'
+    )
+    command = [str(_valkey()), str(config)]
+    return Process(
+        name="broker", command=command, env=env, ready=lambda: _answers_ping(where, password), ready_seconds=20
+    )
 
 
 def _valkey() -> Path:
@@ -273,7 +275,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def answers(url: str) -> Callable[[], bool]:
+    """Whether something is ready at a URL, to be asked again and again."""
+
     def ask() -> bool:
         try:
             with urllib.request.urlopen(url, timeout=1) as response:
@@ -284,11 +288,11 @@ def _answers(url: str) -> Callable[[], bool]:
     return ask
 
 
-def _answers_ping(port: int, password: str) -> bool:
+def _answers_ping(where: tuple[str, int], password: str) -> bool:
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1) as connection:
+        with socket.create_connection(where, timeout=1) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
-            answers = connection.makefile("rb")
-            return answers.readline().startswith(b"+OK") and answers.readline().startswith(b"+PONG")
+            said = connection.makefile("rb")
+            return said.readline().startswith(b"+OK") and said.readline().startswith(b"+PONG")
     except OSError:
         return False
