@@ -92,13 +92,19 @@ def api(as_json: output.Json = False) -> None:
     serve(settings)
 
 
-def worker(as_json: output.Json = False) -> None:
-    """Run a trainer's process: takes runs from the queue, one at a time. Needs PRECEPTOR_URL, _KEY and _BROKER_URL."""
-    with _extra("worker", "services,trainer"):
-        from preceptor_services.worker.app import run_worker
+def worker(
+    takes: Annotated[str, typer.Option(help="What it takes: runs, debates (needs no torch), or all.")] = "all",
+    as_json: output.Json = False,
+) -> None:
+    """Run a worker: takes runs and debates from the broker, a run at a time. Needs PRECEPTOR_URL, _KEY, _BROKER_URL."""
+    with _extra("worker", "services" if takes == "debates" else "services,trainer"):
+        from preceptor_services.worker.app import Takes, run_worker
         from preceptor_services.worker.settings import WorkerSettings
-    log_format = JsonLines() if as_json else logging.Formatter(TEXT_LINES)
-    raise typer.Exit(run_worker(_settings(WorkerSettings), log_format=log_format))
+
+        if takes not in list(Takes):
+            raise Invalid(f"--takes: '{takes}' is not one of {', '.join(Takes)}.", field="--takes")
+        log_format = JsonLines() if as_json else logging.Formatter(TEXT_LINES)
+        raise typer.Exit(run_worker(_settings(WorkerSettings), log_format=log_format, takes=Takes(takes)))
 
 
 @teacher.callback()

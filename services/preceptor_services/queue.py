@@ -18,6 +18,8 @@ ADVANCE_RUN = "preceptor.advance_run"
 HOLD_DEBATE = "preceptor.hold_debate"
 """Name of the task that holds one debate; its only argument is the debate's id."""
 RUNS_QUEUE = "preceptor.runs"
+DEBATES_QUEUE = "preceptor.debates"
+"""Their own, so that a worker may take runs alone, and another hold debates meanwhile."""
 VISIBILITY_SECONDS = 3600
 """How long the broker waits for an acknowledgement before it hands a message to another worker."""
 
@@ -49,14 +51,14 @@ class CeleryQueue:
         self._app = celery_app(broker_url, visibility_seconds=visibility_seconds)
 
     def enqueue_run(self, run_id: str) -> None:
-        self._send(ADVANCE_RUN, run_id, f"run {run_id}")
+        self._send(ADVANCE_RUN, RUNS_QUEUE, run_id, f"run {run_id}")
 
     def enqueue_debate(self, debate_id: str) -> None:
-        self._send(HOLD_DEBATE, debate_id, f"debate {debate_id}")
+        self._send(HOLD_DEBATE, DEBATES_QUEUE, debate_id, f"debate {debate_id}")
 
-    def _send(self, task: str, id: str, what: str) -> None:
+    def _send(self, task: str, queue: str, id: str, what: str) -> None:
         try:
-            self._app.send_task(task, args=[id], retry=True, retry_policy=_PUBLISH_RETRY)
+            self._app.send_task(task, args=[id], queue=queue, retry=True, retry_policy=_PUBLISH_RETRY)
         except (OperationalError, OSError) as error:
             raise QueueUnavailable(
                 f"The broker at {self._where} did not take the message for {what} ({error}). "

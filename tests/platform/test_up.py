@@ -19,7 +19,7 @@ from preceptor.client import Client
 from preceptor_services import tether
 from tests.platform.stack import MODEL, Stack, alive, preceptor
 
-CHILDREN = {"broker", "api", "teacher", "worker"}
+CHILDREN = {"broker", "api", "teacher", "worker", "debates"}
 
 
 @contextmanager

@@ -127,6 +127,7 @@ for name in names:
         pytest.param("preceptor", "", TRAINER_EXTRA + SERVICES_EXTRA, id="sdk-with-no-extras"),
         pytest.param("preceptor_services", "api", TRAINER_EXTRA, id="api-with-services-extra"),
         pytest.param("preceptor_services", "db", TRAINER_EXTRA, id="db-with-services-extra"),
+        pytest.param("preceptor_services", "worker.app", TRAINER_EXTRA, id="a-worker-of-debates-with-services-extra"),
         pytest.param(
             "preceptor_trainer", "recipe views parts recipes", TRAINER_EXTRA, id="recipes-without-trainer-extra"
         ),

@@ -68,7 +68,7 @@ class Debates:
             if time.monotonic() > until:
                 raise PreceptorError(
                     f"Debate {debate_id} is {debate.state.value} after {seconds:g} s.",
-                    remedy="Is a worker free? Debates and runs wait in one queue.",
+                    remedy="Is there a worker that takes debates, and is it free? `preceptor worker --takes debates`.",
                 )
             self._sleep(every)
         return debate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from preceptor.adapters import Stock, open_teacher
 from preceptor.errors import PreceptorError
 from preceptor.wire.teachers import TeacherKind
+from preceptor_services import ports
 from preceptor_services.teacher.backends import sglang, vllm
 from preceptor_services.teacher.backends.engine import EngineBackend
 from preceptor_services.teacher.settings import TeacherSettings
@@ -44,7 +44,7 @@ def open_engine(
         secret = settings.teacher_engine_key
         key = None if secret is None else secret.get_secret_value()
         return module.connect(folder, url, key, device=device, dtype=dtype)
-    port, key = _free_port(), secrets.token_urlsafe(32)
+    port, key = ports.free(), secrets.token_urlsafe(32)
     interpreter = python or sys.executable
     if kind is BackendKind.VLLM:
         process = vllm.launch(
@@ -60,9 +60,3 @@ def open_engine(
     except PreceptorError:
         process.close()
         raise
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

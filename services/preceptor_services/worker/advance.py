@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 from pathlib import Path
+
+import torch
 
 from preceptor.errors import Conflict, Interrupted, LeaseLost, NotFound, PreceptorError
 from preceptor.wire.artifacts import ArtifactKind
@@ -22,6 +25,11 @@ from preceptor_trainer.loop import Ended, Signal
 from preceptor_trainer.ranks import Ranks
 
 _log = logging.getLogger(__name__)
+
+
+def devices_here() -> int:
+    """How many ranks this machine has devices for: CUDA devices, else processors."""
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def advance(run_id: str, bench: Bench) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from pydantic import SecretStr
 
 from preceptor.client import Client
@@ -48,8 +46,8 @@ class Bench:
     """Set when the process has been told to stop."""
 
 
-def open_bench(settings: BenchSettings) -> Bench:
-    """As a worker's settings say."""
+def open_bench(settings: BenchSettings, devices: int = 1) -> Bench:
+    """As a worker's settings say; `devices` that the machine has, where they do not say how many it may use."""
     open_own_recipes(settings.recipes)
     client = Client(settings.url, settings.key.get_secret_value())
     folder = settings.cache_dir.expanduser()
@@ -65,7 +63,7 @@ def open_bench(settings: BenchSettings) -> Bench:
         peer_port=settings.peer_port,
         peer_url=settings.peer_url,
         teacher_key=settings.teacher_key,
-        devices=settings.devices or torch.cuda.device_count() or os.cpu_count() or 1,
+        devices=settings.devices or devices,
     )
 
 

@@ -25,7 +25,7 @@ from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.common import Problem
 from preceptor.wire.debates import Debate, DebateFinish, DebateGrant, DebateResult, DebateState, DebateTurn
 from preceptor_services.worker.bench import Bench
-from preceptor_services.worker.failures import cause_of
+from preceptor_services.worker.faults import fault, told
 from preceptor_services.worker.lease import Lease
 
 LOOK_SECONDS = 0.25
@@ -73,7 +73,8 @@ def _hold(grant: DebateGrant, lease: Lease, bench: Bench, began: float) -> Debat
     except Exception as error:  # the boundary: whatever went wrong in there is this debate's failure
         lease.check()
         _log.exception("debate %s: failed", grant.debate.id)
-        return DebateFinish(fence=grant.fence, state=DebateState.FAILED, error=cause_of(error, bench.name))
+        cause = told(error, bench.name) or fault(error, bench.name, of="worker", what="debate")
+        return DebateFinish(fence=grant.fence, state=DebateState.FAILED, error=cause)
 
 
 class _Stopped(Exception):

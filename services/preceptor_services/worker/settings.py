@@ -63,5 +63,7 @@ class WorkerSettings(BenchSettings):
 
     broker_url: SecretStr
     """The broker, by any Redis-protocol URL; `rediss://` for TLS."""
+    debates_at_once: int = Field(4, ge=1, le=64)
+    """Debates that a worker which takes nothing else (`--takes debates`) holds at a time."""
     visibility_timeout: float = Field(VISIBILITY_SECONDS, gt=0)
     """Seconds after which the broker hands an unacknowledged message to another worker."""

@@ -22,6 +22,7 @@ from preceptor_services.commands import JsonLines
             {"URL": "http://x", "KEY_FILE": "/no/file", "BROKER_URL": "redis://x"},
             "PRECEPTOR_KEY_FILE",
         ),
+        (("worker", "--takes", "everything"), {}, "--takes"),
         (("api",), {"PORT": "many"}, "PRECEPTOR_PORT"),
         (("api",), {"ADMIN_KEY": "Zx81-weak"}, "PRECEPTOR_ADMIN_KEY"),
         (("teacher", "serve", "--model", "."), {}, "PRECEPTOR_TEACHER_KEY"),

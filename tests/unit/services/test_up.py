@@ -25,13 +25,15 @@ def test_every_secret_reaches_only_those_who_need_it(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PRECEPTOR_LEASE_SECONDS", "5")
     monkeypatch.setenv("MY_TEACHER_KEY", "of-another-teacher")
     made = plan(tmp_path)
-    processes = {each.name: each.env for each in (made.broker(), made.api(), made.teacher(), made.worker(1))}
+    all_of_them = (made.broker(), made.api(), made.teacher(), made.worker(1), made.debates())
+    processes = {each.name: each.env for each in all_of_them}
     assert made.admin_key is not None
     assert {name for name, env in processes.items() if made.admin_key in env.values()} == {"api"}
     worker_key = processes["worker"]["PRECEPTOR_KEY"]
-    assert {name for name, env in processes.items() if worker_key in env.values()} == {"api", "worker"}
+    assert {name for name, env in processes.items() if worker_key in env.values()} == {"api", "worker", "debates"}
     teacher_key = processes["teacher"]["PRECEPTOR_TEACHER_KEY"]
-    assert {name for name, env in processes.items() if teacher_key in env.values()} == {"api", "teacher", "worker"}
+    ask = {"teacher", "worker", "debates"}
+    assert {name for name, env in processes.items() if teacher_key in env.values()} == {"api", *ask}
     assert len({made.admin_key, worker_key, teacher_key}) == 3
     for name, env in processes.items():
         assert "the-users-own" not in env.values() and "PRECEPTOR_BROKER_URL_FILE" not in env, name
@@ -39,7 +41,7 @@ def test_every_secret_reaches_only_those_who_need_it(tmp_path: Path, monkeypatch
     assert not {"PRECEPTOR_DATABASE_URL", "PRECEPTOR_HOME_DIR"} & processes["worker"].keys()
     assert processes["api"]["PRECEPTOR_LEASE_SECONDS"] == "5", "what `up` does not decide passes through"
     assert processes["worker"]["MY_TEACHER_KEY"] == "of-another-teacher"
-    for each in (made.broker(), made.api(), made.teacher(), made.worker(1)):
+    for each in all_of_them:
         assert not any(secret in " ".join(each.command) for secret in (made.admin_key, worker_key, teacher_key))
 
 
