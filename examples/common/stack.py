@@ -55,7 +55,7 @@ class Stack:
         """Start one more teacher (`options` of `preceptor teacher serve`: `--model FOLDER`, say) and register it."""
         if self.logs is None:
             raise PreceptorError("Teachers are started only beside a Preceptor of the example's own.")
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         arguments = ("teacher", "serve", "--name", name, "--port", str(port), *options)
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -63,7 +63,7 @@ class Stack:
                 tether.command(sys.executable, "-m", "preceptor.cli.main", *arguments),
                 stdout=log,
                 stderr=log,
-                env=_environment({"PRECEPTOR_TEACHER_KEY": self.more_key}),
+                env=environment({"PRECEPTOR_TEACHER_KEY": self.more_key}),
             )
         self.children.callback(_stop, process)
         _until_ready(url, process, self.logs / f"{name}.log")
@@ -82,7 +82,7 @@ def stack(model: Path, console: Console, name: str = "example", *, workers: int 
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=_environment({MORE_KEY_ENV: more_key}),
+        env=environment({MORE_KEY_ENV: more_key}),
     )
     try:
         assert up.stdout is not None
@@ -115,8 +115,8 @@ def register(client: Client, name: str, url: str, key_env: str = KEY_ENV) -> Tea
     return client.teachers.probe(name)
 
 
-def _environment(told: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of the user's own settings."""
+def environment(told: Mapping[str, str]) -> dict[str, str]:
+    """What a process is told; nothing of the user's own settings."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith("PRECEPTOR_")}, **told}
 
 
@@ -140,7 +140,8 @@ def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise PreceptorError(f"The teacher at {url} did not start.", remedy=f"Its own words are in {log}.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody has; in a host's network, of that."""
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.platform.hosts import Host, Hosts, connected
-from tests.platform.stack import Child, Stack, free_port
+import pytest
 
-CONTROL = "control"
+from examples.common.apart import CONTROL
+from examples.common.hosts import Host, Hosts, connected, why_impossible
+from tests.platform.stack import Child, Stack, free_port
 
 
 @dataclass
@@ -48,7 +49,7 @@ def running_apart(folder: Path, *hosts: str, lease_seconds: float) -> Iterator[A
     """Broker and control plane on a host of their own, these others beside it, and this thread where the control plane
     is. Skips the test where the kernel makes no hosts.
     """
-    with connected(folder, (CONTROL, *hosts)) as made, made[CONTROL].inside():
+    with connected_or_skipped(folder, (CONTROL, *hosts)) as made, made[CONTROL].inside():
         control = made[CONTROL]
         stack = Apart(folder, f"sqlite:///{control.disk / 'preceptor.db'}", lease_seconds, control.address, hosts=made)
         try:
@@ -57,3 +58,12 @@ def running_apart(folder: Path, *hosts: str, lease_seconds: float) -> Iterator[A
             yield stack
         finally:
             stack.close()
+
+
+@contextmanager
+def connected_or_skipped(folder: Path, names: Sequence[str]) -> Iterator[Hosts]:
+    """Hosts of these names. Skips the test where the kernel makes none."""
+    if reason := why_impossible():
+        pytest.skip(f"no hosts of their own: {reason}")
+    with connected(folder, names) as made:
+        yield made

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.platform.hosts import SLOW_BITS, SLOW_SECONDS, Hosts, connected
+from examples.common.hosts import SLOW_BITS, SLOW_SECONDS, Hosts
+from tests.platform.apart import connected_or_skipped
 
 PIECE = b"x" * 500_000
 
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with connected(tmp_path_factory.mktemp("hosts"), ("here", "there")) as made:
+    with connected_or_skipped(tmp_path_factory.mktemp("hosts"), ("here", "there")) as made:
         yield made
 
 
@@ -40,6 +41,12 @@ def test_neither_reads_what_the_other_writes(hosts: Hosts) -> None:
     assert here.run("sh", "-c", f"echo secret > {here.disk}/own && cat {here.disk}/own").stdout == "secret\n"
     assert there.run("cat", f"{here.disk}/own").returncode != 0
     assert not (here.disk / "own").exists(), "nor does the machine that they are on"
+
+
+def test_no_disk_is_writable_for_both(hosts: Hosts) -> None:
+    for host in (hosts["here"], hosts["there"]):
+        assert set(host.disks().values()) == {str(host.disk), "/dev/shm"}
+    assert hosts.shared_disks() == []
 
 
 @pytest.mark.parametrize("folder", ["disk/..", "/", "/tmp", "/var/tmp", "/root"])

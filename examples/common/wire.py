@@ -1,4 +1,4 @@
-"""The links between a test's hosts: `python -m tests.platform.wire NAME=PID=ADDRESS ...`, told what to do on its input.
+"""The links between hosts: `python -m examples.common.wire NAME=PID=ADDRESS ...`, told what to do on its input.
 
 Every host (the network namespace of a process) gets a TUN device with its address, and every two hosts a link of their
 own. Packets are carried between the devices by this process, which can therefore delay them, bound their rate, and lose
