@@ -8,12 +8,13 @@ import pytest
 
 from preceptor.errors import Conflict, Invalid, LeaseLost
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
-from preceptor.wire.data import TaskSource
+from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.pairs import Outcomes, PairPolicy, PeerAnswers, PeerServing, Publication, version_of
 from preceptor.wire.runs import Ledger, RunCreate, RunState, StepReport, StepsReport, TeacherLedger
 from preceptor.wire.teachers import TeacherState
 from tests.contract.conftest import House
 from tests.contract.doubles import card_for
+from tests.contract.refusing import ROWS, dataset
 
 HASH, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BYTES = ("a", "b", "c", "d", "<end>")
@@ -75,6 +76,24 @@ def test_a_pair_is_two_runs_and_two_teachers_that_answer_nowhere_yet(house: Hous
         ({"training": {"steps": 4, "devices": 2}}, {}, "a.run.training.devices", "one device"),
         ({"training": {"stepz": 4}}, {}, "a.run.training.stepz", "no such field"),
         ({"data": TaskSource(task="nothing")}, {}, "a.run.data.task", "there is no task"),
+        ({"recipe": "nothing"}, {}, "a.run.recipe", "no recipe is called"),
+        ({}, {"overrides": {"contexts.peer.confidence": 2}}, "b.run.overrides.contexts.peer.confidence", "less than 1"),
+        ({"training": {"steps": 4, "devices": "many"}}, {}, "a.run.training.devices", "a valid integer"),
+        ({"training": {"steps": 4, "devices": None}}, {}, "a.run.training.devices", "a valid integer"),
+        (
+            {"teaches": ("letters", "maths"), "data": TaskSource(task="two_domains", options={"colour": 1})},
+            {},
+            "a.run.data.options",
+            "no option 'colour'",
+        ),
+        (
+            {"teaches": ("letters", "maths"), "data": TaskSource(task="spell_backward")},
+            {},
+            "a.run.data",
+            "tasks that name no domain",
+        ),
+        ({"teaches": ("letters", "letters", "maths")}, {}, "a.teaches.1", "named twice"),
+        ({"teaches": (" ",)}, {}, "a.teaches.0", "it is blank"),
     ],
 )
 def test_what_cannot_be_a_pair_is_refused_and_changes_nothing(
@@ -85,6 +104,33 @@ def test_what_cannot_be_a_pair_is_refused_and_changes_nothing(
     assert caught.value.field == field
     assert not sqlite_house.admin.codistillations.list() and not list(sqlite_house.admin.runs.list())
     assert not sqlite_house.admin.teachers.list()
+
+
+def test_a_pairs_name_leaves_room_for_its_students(sqlite_house: House) -> None:
+    long = wish(sqlite_house).model_copy(update={"name": "x" * 99})
+    with pytest.raises(Invalid, match="it has 99 characters") as caught:
+        sqlite_house.admin.codistillations.start(long)
+    assert caught.value.field == "name"
+    fits = sqlite_house.admin.codistillations.start(long.model_copy(update={"name": "x" * 98}))
+    assert fits.a.teacher == "x" * 98 + "-a"
+
+
+def test_the_domains_of_rows_are_taught_or_refused(sqlite_house: House) -> None:
+    def data(name: str, *domains: str | None) -> dict[str, Any]:
+        held = [{**row, "domain": domains[at % len(domains)]} for at, row in enumerate(ROWS)]
+        return {"data": DatasetSource(artifact=dataset(sqlite_house, held, name))}
+
+    start = sqlite_house.admin.codistillations.start
+    for name, domains, said in (
+        ("more", ("letters", "law"), "tasks of the domain 'law'"),
+        ("gaps", ("letters", None, ""), "tasks that name no domain"),
+    ):
+        with pytest.raises(Invalid, match=said) as caught:
+            start(wish(sqlite_house, {"teaches": ("letters",), **data(name, *domains)}, {"teaches": ("maths",)}))
+        assert caught.value.field == "a.run.data"
+    unknown = data("many", *(f"d{at}" for at in range(100)))
+    pair = start(wish(sqlite_house, {"teaches": ("letters", "d1"), **unknown}, {"teaches": ("maths",)}))
+    assert pair.a.teaches == ("letters", "d1"), "what is not known beforehand shows as it runs"
 
 
 def test_a_pair_that_names_one_run_twice_is_refused(sqlite_house: House) -> None:

@@ -18,7 +18,7 @@ from preceptor_trainer.model import Model
 from preceptor_trainer.parts.contexts_peers import BetterTutor, Known
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.self_teacher import held, trained
-from preceptor_trainer.standing import WHOLE, Standing
+from preceptor_trainer.standing import Standing, domain_of
 
 PRIOR = (1.0, 1.0)
 """Of the success rates that are told; a recipe's parts have their own."""
@@ -91,6 +91,6 @@ def outcomes_of(rows: Sequence[Row]) -> dict[str, Outcomes]:
     counts: dict[str, list[int]] = {}
     for row in rows:
         if row.verdict is not None:
-            domain = str(row.task.columns.get("domain", WHOLE))
+            domain = domain_of(row.task.columns)
             counts.setdefault(domain, [0, 0])[0 if row.verdict.correct else 1] += 1
     return {domain: Outcomes(right=right, wrong=wrong) for domain, (right, wrong) in counts.items()}

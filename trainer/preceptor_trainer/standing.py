@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import lgamma
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,12 @@ GRID = 2048
 
 Prior = tuple[float, float]
 """Successes and failures that are thought to have been seen before any was."""
+
+
+def domain_of(columns: Mapping[str, Any]) -> str:
+    """What a task is about: the data's `domain`. A row that leaves it out, null or empty is of no domain: `WHOLE`."""
+    said = columns.get("domain")
+    return WHOLE if said is None or said == "" else str(said)
 
 
 @dataclass(frozen=True, slots=True)

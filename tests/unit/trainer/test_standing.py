@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preceptor.wire.pairs import Outcomes
-from preceptor_trainer.standing import Seen, Standing, Standings, above
+from preceptor_trainer.standing import WHOLE, Seen, Standing, Standings, above, domain_of
 
 UNIFORM = (1.0, 1.0)
 counts = st.integers(0, 300)
@@ -91,3 +91,8 @@ def test_a_pair_that_says_who_teaches_what_hears_nobody_else() -> None:
     assert now["letters"].peer_is_better(UNIFORM, 0.0) == 0.0
     assert (now["letters"].began_better(UNIFORM, 0.0), now["maths"].began_better(UNIFORM, 0.0)) == (1.0, 0.0)
     assert Standing(peer=Seen(50, 0), own=Seen(0, 50)).peer_is_better(UNIFORM, 0.0) > 0.99
+
+
+def test_a_task_that_says_no_domain_is_of_the_whole() -> None:
+    said = [{"domain": "maths"}, {"domain": 3}, {"domain": None}, {"domain": ""}, {}]
+    assert [domain_of(each) for each in said] == ["maths", "3", WHOLE, WHOLE, WHOLE]

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from preceptor_trainer.parts.contexts_tutored import Tutored
 from preceptor_trainer.recipe import REWARD, SingleContext
-from preceptor_trainer.standing import STANDING, WHOLE, Standing
-from preceptor_trainer.views import Ask, ContextView, Message, Task
+from preceptor_trainer.standing import STANDING, Standing, domain_of
+from preceptor_trainer.views import Ask, ContextView, Message
 
 Confidence = Field(default=0.95, gt=0, lt=1)
 PriorCount = Field(default=1.0, gt=0, le=1e6)
@@ -51,7 +51,7 @@ class Known(SingleContext):
         return self.sure(standing) >= self.confidence
 
     def messages(self, view: ContextView) -> Sequence[Message] | None:
-        return view.task.messages if self.heard(view.standing.get(domain_of(view.task), Standing())) else None
+        return view.task.messages if self.heard(view.standing.get(domain_of(view.task.columns), Standing())) else None
 
 
 class BetterPeer(Known, kind="better_peer"):
@@ -94,10 +94,5 @@ class BetterTutor(Tutored, kind="better_tutor"):
     def asks(self, view: ContextView) -> Sequence[Ask]:
         if self.peer is None or "feedback" in view.replies:
             return ()
-        standing = view.standing.get(domain_of(view.task), Standing())
+        standing = view.standing.get(domain_of(view.task.columns), Standing())
         return [self._ask(view, "feedback", self.ask_template)] if self.heard(standing) else ()
-
-
-def domain_of(task: Task) -> str:
-    """What the task is about: the data's `domain`."""
-    return str(task.columns.get("domain", WHOLE))

@@ -58,7 +58,7 @@ class ByColumn(Router, kind="column"):
 
     def choose(self, view: ContextView) -> str | None:
         value = view.task.columns.get(self.column)
-        if value is None or str(value) in self.silent:
+        if value is None or value == "" or str(value) in self.silent:
             return None
         if (role := self._role(str(value))) is None:
             raise Unrouted(

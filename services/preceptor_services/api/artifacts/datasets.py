@@ -55,7 +55,7 @@ def open_dataset(files: Mapping[str, Path]) -> DatasetFacts:
 
 def _more(found: set[str] | None, value: Any) -> set[str] | None:
     """The values of a column with one more; None once they are too many or too long to be told."""
-    if found is None or value is None:
+    if found is None or value is None or value == "":
         return found
     if not isinstance(value, str | int) or len(str(value)) > SHORT:
         return None

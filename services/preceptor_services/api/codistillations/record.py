@@ -3,6 +3,7 @@ has published."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import select
@@ -17,7 +18,7 @@ from preceptor_services.api.runs import history
 from preceptor_services.api.runs.pairs import BOTH, sides
 from preceptor_services.db import models
 
-GATE, OWN, THEIRS, ALONE, WAITED = "gate/", "own/", "peer/", "peer_alone", "peer_waited_seconds"
+GATE, OWN, THEIRS, TOLD, ALONE, WAITED = "gate/", "own/", "peer/", "feedback/", "peer_alone", "peer_waited_seconds"
 """Metrics that a side's steps carry."""
 
 
@@ -32,7 +33,8 @@ def record(session: Session, pair_id: str) -> wire.Record:
 def _side(session: Session, run_id: str, peer_id: str) -> wire.SideRecord:
     table = models.Step
     steps = list(session.scalars(select(table.report).where(table.run_id == run_id).order_by(table.step)))
-    heard = _heard(steps)
+    given = [each.ledger.teachers[wire.PEER] for each in steps if wire.PEER in each.ledger.teachers]
+    heard = _heard(given)
     published = set(session.scalars(select(models.Publication.version).where(models.Publication.run_id == peer_id)))
     return wire.SideRecord(
         run=run_id,
@@ -40,6 +42,9 @@ def _side(session: Session, run_id: str, peer_id: str) -> wire.SideRecord:
         accuracy=tuple(_accuracy(session, run_id)),
         gates=tuple(gates(steps)),
         heard=tuple(heard),
+        feedback=tuple(feedback(steps)),
+        unreadable=sum(each.unreadable for each in given),
+        unwritten=sum(each.unwritten for each in given),
         largest_lag=max((each.lag for each in heard), default=None),
         alone=tuple(each.step for each in steps if each.metrics.get(ALONE, 0.0) > 0),
         waited_seconds=sum(each.metrics.get(WAITED, 0.0) for each in steps),
@@ -59,9 +64,16 @@ def gates(steps: Iterable[StepReport]) -> Iterable[wire.GateChange]:
                 yield wire.GateChange(step=step.step, domain=domain, open=opened, own=own, peer=peer)
 
 
-def _heard(steps: Sequence[StepReport]) -> list[PeerAnswers]:
-    ledgers = (step.ledger.teachers.get(wire.PEER) for step in steps)
-    mine = [{wire.PEER: TeacherLedger(answers=each.answers)} for each in ledgers if each is not None]
+def feedback(steps: Iterable[StepReport]) -> Iterable[wire.FeedbackGiven]:
+    """How many attempts a side's teacher read its peer's feedback on, by domain."""
+    told = Counter[str]()
+    for step in steps:
+        told.update({n.removeprefix(TOLD): round(value) for n, value in step.metrics.items() if n.startswith(TOLD)})
+    return [wire.FeedbackGiven(domain=domain, rollouts=count) for domain, count in sorted(told.items())]
+
+
+def _heard(given: Sequence[TeacherLedger]) -> list[PeerAnswers]:
+    mine = [{wire.PEER: TeacherLedger(answers=each.answers)} for each in given]
     return added(mine)[wire.PEER].answers if mine else []
 
 

@@ -9,14 +9,14 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from preceptor.errors import Conflict, Invalid, NotFound
+from preceptor.errors import Conflict, NotFound
 from preceptor.wire import codistillations as wire
 from preceptor.wire.artifacts import ArtifactKind, ModelFacts
 from preceptor.wire.pairs import Side
 from preceptor.wire.runs import RunState
 from preceptor.wire.teachers import Card, HeadCard, Limits, Support, TeacherKind, TeacherState, TokenizerCard
 from preceptor_services.api.artifacts.service import ready_facts
-from preceptor_services.api.codistillations.checks import check_pair, on_loss, side_of
+from preceptor_services.api.codistillations.checks import check_devices, check_pair, of_side, on_loss, side_of
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
@@ -46,7 +46,7 @@ def start(
                 remedy="Use a new key for a new pair.",
             )
         return shown(session, held)
-    check_pair(wish)
+    check_pair(session, wish)
     pair_id = new_id("pair")
     pair = models.Codistillation(
         id=pair_id,
@@ -182,11 +182,10 @@ def _start_run(plane: Plane, unit: Unit, wish: wire.CodistillationCreate, side: 
             "overrides": {**mine.run.overrides, **on_loss(side, mine)},
         }
     )
-    try:
-        return runs.start(plane, unit, run, key_id, None, paired=True).id
-    except Invalid as error:
-        field = f"{side}.run.{error.field}" if error.field else f"{side}.run"
-        raise Invalid(f"{side}.run.{error.problem.detail}", field=field, remedy=error.problem.remedy) from error
+    with of_side(side):
+        started = runs.start(plane, unit, run, key_id, None, paired=True)
+    check_devices(side, started)
+    return started.id
 
 
 def _register(session: Session, name: str, wish: wire.CodistillationCreate, side: Side, at: datetime) -> models.Teacher:
