@@ -2,9 +2,16 @@
 
     scripts/example codistill                 the shipped model, some minutes
     scripts/example codistill --steps 60      fewer steps of the pair
+    scripts/example codistill --link slow     every link takes 200 ms there and back, and 20 Mbit/s
+    scripts/example codistill --cut 30        nothing passes between the two for 30 s in mid-run
+
+There are three hosts, each with a network, an address, a file system and a disk of its own, made by this program:
+`control` has the control plane and the broker, `a` and `b` a worker each. They share no disk; models and checkpoints
+travel over HTTP. Where a machine makes no hosts (they take Linux, and root or its namespaces), both workers run on it
+as it is, which is said at the start, at the end, and in the JSON (`"hosts": 1`).
 
 Short supervised runs make two specialists of the shipped model: A spells words backward (`letters`), B writes secret
-codes (`codes`). Then both practise both, on questions of their own and by two workers. Nobody shows them an answer:
+codes (`codes`). Then both practise both, on questions of their own and on two hosts. Nobody shows them an answer:
 verified outcomes say only who is the better one. Each learns from the other (`peer_opd`) where that one is reliably
 better, and stays near what it began as where it was better itself. Exit code 0: each gained 40 points or more where it
 was weak, and lost no more than 3 where it was strong. The last line of standard output is one JSON object.
@@ -23,14 +30,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from examples.common import showing
+from examples.codistill.places import Place, place
+from examples.common import hosts, showing
 from examples.common.judging import judge_task
 from examples.common.runs import finish_all, model_of
-from examples.common.stack import stack
 from preceptor.cli import output
 from preceptor.cli.codistill import watch_pair
 from preceptor.cli.models import model_artifact, model_folder
-from preceptor.client import Client
 from preceptor.errors import PreceptorError
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
 from preceptor.wire.data import TaskSource
@@ -66,13 +72,16 @@ class Plan:
 def main() -> int:
     """Run the example; the exit code says whether both got better and neither worse."""
     began, options, console = time.monotonic(), parse(), Console()
+    if options.hosts != 1:
+        hosts.be_root("examples.codistill")
     plan = Plan(steps=options.steps, seed=options.seed)
-    base = model_folder(options.model)
     try:
+        base = model_folder(options.model)
         with tempfile.TemporaryDirectory(prefix="preceptor-codistill-") as work:
             console.print("[bold]1[/] Starting Preceptor, with two workers")
-            with stack(base, console, "codistill", workers=2) as running, running.client() as client:
-                folders, pair = taught(client, model_artifact(client, str(base)), plan, Path(work), console)
+            with place(base, console, options.hosts, options.link, options.cut) as where:
+                folders, pair = taught(where, model_artifact(where.client, str(base)), plan, Path(work), console)
+                placed = where.told(pair)
             console.print(f"[bold]4[/] Judging on {plan.items} held-out questions of each domain")
             grid = {name: judged(folder, plan) for name, folder in folders.items()}
     except PreceptorError as error:
@@ -80,7 +89,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return verdict(grid, plan, pair, time.monotonic() - began, console)
+    return verdict(grid, plan, {"pair": pair.id, **placed}, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
@@ -89,18 +98,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default=str(ROOT / "models" / "tiny"), help="whom both begin as (default: shipped)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="steps that they teach each other")
-    return parser.parse_args()
+    how = "2: on hosts of their own, or not at all; 1: both on this machine (default: 2 where this machine makes hosts)"
+    parser.add_argument("--hosts", type=int, choices=(1, 2), help=how)
+    parser.add_argument("--link", choices=("fast", "slow"), default="fast", help="slow: 200 ms and 20 Mbit/s")
+    parser.add_argument("--cut", type=float, default=0.0, metavar="SECONDS", help="cut their link in mid-run")
+    options = parser.parse_args()
+    if options.link == "slow" or options.cut:
+        if options.hosts == 1:
+            parser.error("--link and --cut need two hosts: leave out --hosts 1")
+        options.hosts = 2
+    return options
 
 
-def taught(
-    client: Client, base: str, plan: Plan, work: Path, console: Console
-) -> tuple[dict[str, Path], Codistillation]:
+def taught(where: Place, base: str, plan: Plan, work: Path, console: Console) -> tuple[dict[str, Path], Codistillation]:
     """The models before and after, by name, and the pair."""
+    client = where.client
     console.print("[bold]2[/] Making two specialists: A of letters, B of codes")
     made = finish_all(client, [_specialist(base, domain, plan) for domain in SIDES.values()], console)
     specialists = dict(zip(SIDES, made, strict=True))
     console.print("[bold]3[/] They teach each other")
-    pair = watch_pair(client, client.codistillations.start(_pair(specialists, plan)))
+    pair = client.codistillations.start(_pair(specialists, plan))
+    with where.disturbed(pair.a.run, plan.steps // 3):
+        pair = watch_pair(client, pair)
     if pair.state is not CodistillationState.SUCCEEDED:
         raise PreceptorError(f"The pair {pair.id} has {pair.state}.", remedy="The reason is above.")
     after = {"A": client.runs.get(pair.a.run), "B": client.runs.get(pair.b.run)}
@@ -164,8 +183,8 @@ def _pair(specialists: Mapping[str, Run], plan: Plan) -> CodistillationCreate:
     return CodistillationCreate(name="letters-and-codes", a=side(0, "A"), b=side(1, "B"), policy=PairPolicy(max_lag=2))
 
 
-def verdict(grid: showing.Grid, plan: Plan, pair: Codistillation, seconds: float, console: Console) -> int:
-    """Show all of it; 0 where both sides are as they should be."""
+def verdict(grid: showing.Grid, plan: Plan, placed: dict[str, object], seconds: float, console: Console) -> int:
+    """Show all of it; 0 where both sides are as they should be. `placed`: which pair it was, and where."""
     console.print()
     showing.table(console, "Right answers to held-out questions, with 95% intervals", grid)
     showing.plot(console, grid)
@@ -181,8 +200,8 @@ def verdict(grid: showing.Grid, plan: Plan, pair: Codistillation, seconds: float
             points[f"{side}, {what}"] = {"gain": round(gain, 4), "ci95": [round(low, 4), round(high, 4)]}
             good = good and gain >= (-LOSS if domain == strong else GAIN)
     console.print(f"\n{seconds:.0f} s in all.", highlight=False)
-    told = {"example": "codistill", "good": good, "seconds": round(seconds, 1), "steps": plan.steps, "pair": pair.id}
-    print(json.dumps({**told, "points": points, "shares": showing.numbers(grid)}))
+    told = {"example": "codistill", "good": good, "seconds": round(seconds, 1), "steps": plan.steps}
+    print(json.dumps({**told, **placed, "points": points, "shares": showing.numbers(grid)}))
     return 0 if good else 1
 
 
