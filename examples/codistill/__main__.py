@@ -72,11 +72,11 @@ class Plan:
 def main() -> int:
     """Run the example; the exit code says whether both got better and neither worse."""
     began, options, console = time.monotonic(), parse(), Console()
-    if options.hosts != 1:
-        hosts.be_root("examples.codistill")
     plan = Plan(steps=options.steps, seed=options.seed)
     try:
         base = model_folder(options.model)
+        if options.hosts != 1:
+            hosts.be_root("examples.codistill", *sys.argv[1:], "--model", str(base))
         with tempfile.TemporaryDirectory(prefix="preceptor-codistill-") as work:
             console.print("[bold]1[/] Starting Preceptor, with two workers")
             with place(base, console, options.hosts, options.link, options.cut) as where:
@@ -196,8 +196,8 @@ def verdict(grid: showing.Grid, plan: Plan, placed: dict[str, object], seconds: 
             before, after = grid[f"{side} before"][domain], grid[f"{side} after"][domain]
             what = "strong" if domain == strong else "weak"
             low, high = showing.difference(console, f"{side}, {domain} (where it was {what})", before, after)
-            gain = showing.share(after) - showing.share(before)
-            points[f"{side}, {what}"] = {"gain": round(gain, 4), "ci95": [round(low, 4), round(high, 4)]}
+            gain = round(showing.share(after) - showing.share(before), 4)  # 3 points are 0.03, not a bit more
+            points[f"{side}, {what}"] = {"gain": gain, "ci95": [round(low, 4), round(high, 4)]}
             good = good and gain >= (-LOSS if domain == strong else GAIN)
     console.print(f"\n{seconds:.0f} s in all.", highlight=False)
     told = {"example": "codistill", "good": good, "seconds": round(seconds, 1), "steps": plan.steps}

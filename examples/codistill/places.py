@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -35,6 +36,8 @@ class Place:
     """Why it is."""
     link: str = "fast"
     cut_seconds: float = 0.0
+    cuts: list[float] = field(default_factory=list[float])
+    """How long each cut that was made has lasted."""
 
     @contextmanager
     def disturbed(self, run: str, step: int) -> Iterator[None]:
@@ -47,7 +50,7 @@ class Place:
         yield
         cutting.join()
 
-    def told(self, pair: Codistillation) -> dict[str, object]:
+    def told(self, pair: Codistillation) -> dict[str, Any]:
         """Show where the two were and what passed between the hosts; the same for programs."""
         if self.apart is None:
             self.console.print(_notice(self.why))
@@ -65,7 +68,7 @@ class Place:
             f"  No two of the hosts can write to one disk. Between them passed {megabytes}.", soft_wrap=True
         )
         sides = {"A": pair.a.worker, "B": pair.b.worker}
-        links = {"link": self.link, "cut_seconds": self.cut_seconds, "bytes": passed}
+        links = {"link": self.link, "cuts_seconds": self.cuts, "bytes": passed}
         return {"hosts": len(WORKERS), "sides": sides, "shared_disks": shared, **links}
 
     def _cut(self, run: str, step: int) -> None:
@@ -74,9 +77,11 @@ class Place:
             if not any(event.kind == "step" and event.data["step"] >= step for event in client.runs.events(run)):
                 return
         self.console.print(f"  [yellow]The link between a and b is cut[/], for {self.cut_seconds:.0f} s")
+        began = time.monotonic()
         self.apart.hosts.cut(*WORKERS)
         time.sleep(self.cut_seconds)
         self.apart.hosts.mend(*WORKERS)
+        self.cuts.append(round(time.monotonic() - began, 1))
         self.console.print("  [yellow]It is mended[/]")
 
 

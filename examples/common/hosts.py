@@ -27,7 +27,8 @@ NETWORK = "10.213.7"
 SLOW_SECONDS, SLOW_BITS = 0.1, 20e6
 """One way of a slow link: there and back 200 ms, and 20 Mbit/s."""
 TOOLS = ("unshare", "nsenter", "ip", "mount")
-ROOTLESS = ("unshare", "--user", "--map-root-user")
+ROOTLESS = ("unshare", "--user", "--map-root-user", "--net")
+"""Who is root in here alone may come back from a host's network only into one of its own, too."""
 UNSHARE = ("unshare", "--net", "--mount", "--propagation=private")
 TRIAL = "mount -t tmpfs none /dev/shm && ip tuntap add mode tun name trial"
 """What every host needs of the kernel, in namespaces of its own."""
@@ -183,14 +184,14 @@ def connected(folder: Path, names: Sequence[str]) -> Iterator[Hosts]:
         hosts.close()
 
 
-def be_root(module: str) -> None:
-    """Run a program, `python -m module`, again as the root of a user namespace of its own, where hosts can be made by
-    that alone: whoever starts it need not be root then. Else nothing happens.
+def be_root(module: str, *arguments: str) -> None:
+    """Where hosts can be made by that alone, start this program anew, as `python -m module`, as the root of a user
+    namespace of its own, without a network: whoever starts it need not be root then. Else nothing happens.
     """
     if os.name != "posix" or os.geteuid() == 0 or why_impossible() is None or shutil.which(ROOTLESS[0]) is None:
         return
     if subprocess.run([*ROOTLESS, *UNSHARE, "sh", "-c", TRIAL], capture_output=True).returncode == 0:
-        os.execvp(ROOTLESS[0], [*ROOTLESS, sys.executable, "-m", module, *sys.argv[1:]])
+        os.execvp(ROOTLESS[0], [*ROOTLESS, sys.executable, "-m", module, *arguments])
 
 
 def why_impossible() -> str | None:
