@@ -35,6 +35,8 @@ MAX_HEADER_BYTES: Final = 8 << 20
 MAX_TENSORS: Final = 1 << 18
 PIECE: Final = 1 << 20
 """Bytes that are sent, or numbers that are looked at, at one time."""
+MANY_NUMBERS: Final = 1 << 24
+"""From so many on threads hash them: fewer are hashed sooner than threads are started."""
 
 
 class Source(Protocol):
@@ -169,10 +171,15 @@ def _shards(index: Path) -> list[str]:
 def weights_hash(tensors: Mapping[str, Source]) -> str:
     """Identity of a set of weights: over their names, dtypes, shapes and bytes, however they are spread over files."""
     whole = hashlib.sha256()
-    # hashlib lets other threads run while it works: a large model is read as fast as the disk gives it.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
-        for digest in threads.map(_digest, *zip(*sorted(tensors.items()), strict=True)) if tensors else ():
-            whole.update(digest)
+    ordered = sorted(tensors.items())
+    if sum(math.prod(source.shape) for _, source in ordered) < MANY_NUMBERS:
+        digests = [_digest(each) for each in ordered]
+    else:
+        # hashlib lets other threads run while it works: a large model is read as fast as the disk gives it.
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
+            digests = list(threads.map(_digest, ordered))
+    for digest in digests:
+        whole.update(digest)
     return "sha256:" + whole.hexdigest()
 
 
@@ -181,7 +188,8 @@ def adapted_hash(base: str, adapter: str, scale: float) -> str:
     return "sha256:" + hashlib.sha256("\n".join(["lora", base, adapter, float(scale).hex()]).encode()).hexdigest()
 
 
-def _digest(name: str, source: Source) -> bytes:
+def _digest(named: tuple[str, Source]) -> bytes:
+    name, source = named
     digest = hashlib.sha256(json.dumps([name, source.dtype, list(source.shape)]).encode())
     for piece in source.pieces():
         digest.update(piece)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -51,6 +52,8 @@ class Link:
         self._stopping, self._moved, self._clock = stopping, moved, clock
         self._serving = False
         self._last: Publication | None = None
+        self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publishes-{pair.teacher}")
+        self._publishing: Future[None] | None = None
         self._changed = threading.Condition()
         self._standings = Standings(pair.policy.memory, pair.teaches, pair.peer_teaches)
         self._versions: set[int] = set()
@@ -81,6 +84,7 @@ class Link:
     def __exit__(self, *error: object) -> None:
         self._closing.set()
         self._hurried.set()
+        self._publisher.shutdown()
         self._thread.join(5.0)
 
     # -- the loop's --------------------------------------------------------------------------------------------------
@@ -93,23 +97,40 @@ class Link:
         scale: float | None,
         outcomes: Mapping[str, Outcomes],
     ) -> None:
-        """Record a version, then have it answer. Raises LeaseLost, and what a body that does not fit raises."""
+        """Record a version, then have it answer, while the next step is written. Raises what came of the version
+        before: LeaseLost, and what a body that does not fit raises."""
+        self._published_all()
+        with self._changed:
+            self._standings.own(outcomes)
         version = version_of(self._fence, step)
+        self._publishing = self._publisher.submit(self._publish, step, version, weights, kind, scale, dict(outcomes))
 
+    def _publish(
+        self,
+        step: int,
+        version: int,
+        weights: Mapping[str, torch.Tensor],
+        kind: WeightsKind,
+        scale: float | None,
+        outcomes: dict[str, Outcomes],
+    ) -> None:
         def announce(hash: str) -> None:
-            self._last = told = Publication(version=version, step=step, weights_hash=hash, outcomes=dict(outcomes))
+            self._last = told = Publication(version=version, step=step, weights_hash=hash, outcomes=outcomes)
             send = self._client.codistillations.publish
             self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, told)))
 
         self._student.move(weights, kind, scale, version, announce)
-        with self._changed:
-            self._standings.own(outcomes)
         if not self._serving:
             serving = PeerServing(fence=self._fence, url=self._url, card=self._student.card)
             serve = self._client.codistillations.serve
             self._lease.heard(self._lease.report(lambda: serve(self._run, serving)))
             self._serving = True
             _log.info("run %s: its student answers at %s as %s", self._run, self._url, self.pair.teacher)
+
+    def _published_all(self) -> None:
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            publishing.result()
 
     def meet(self, step: int) -> Mapping[str, Standing]:
         """Wait for the peer, as the policy says. What is known stays the same for all parts of a step."""
@@ -130,6 +151,7 @@ class Link:
     def linger(self) -> None:
         """All steps are done: say so, and go on answering until the peer's are too, it is lost, or this run is to
         stop."""
+        self._published_all()
         last, send = self._last, self._client.codistillations.publish
         assert last is not None, "a version was published before the first step"
         self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, last, done=True)))

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from preceptor.errors import Interrupted, NeverPublished, PeerLost
+from preceptor.errors import Interrupted, Invalid, NeverPublished, PeerLost
 from preceptor.wire.pairs import Outcomes, PairGrant, PairPolicy, Publication, Published, step_of, version_of
+from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.pair import Link
+from tests.debaters import card
 
 HASH = "sha256:" + "a" * 64
 PEER, OWN = "run-peer", "run-own"
@@ -27,6 +29,11 @@ class Plane:
     told_done: bool = False
     peer: list[Publication] = field(default_factory=list[Publication])
     own: list[Publication] = field(default_factory=list[Publication])
+    told: list[int] = field(default_factory=list[int])
+    """Versions that were recorded with it."""
+
+    def serve(self, run: str, serving: object) -> None:
+        pass
 
     @property
     def codistillations(self) -> Plane:
@@ -38,12 +45,29 @@ class Plane:
         done = self.done or self.state == "succeeded"
         return Published(state=self.state, url=self.url, key_env=None, done=done, publications=new)
 
-    def publish(self, run: str, fence: int, publication: Publication, *, done: bool) -> None:
+    def publish(self, run: str, fence: int, publication: Publication, *, done: bool = False) -> None:
+        self.told.append(publication.version)
         self.told_done = done
 
     def publishes(self, step: int, incarnation: int = 1, **outcomes: Outcomes) -> None:
         version = version_of(incarnation, step)
         self.peer.append(Publication(version=version, step=step, weights_hash=HASH, outcomes=outcomes))
+
+
+class Student:
+    """A published student that takes its time over a version, until it is let go on; some do not fit."""
+
+    card = card("pair-a")
+
+    def __init__(self) -> None:
+        self.moved, self.go, self.fits = list[int](), threading.Event(), True
+
+    def move(self, weights: object, kind: object, scale: object, version: int, announce: Any) -> None:
+        assert self.go.wait(10)
+        if not self.fits:
+            raise Invalid("It holds NaN.", field="weights")
+        announce(HASH)
+        self.moved.append(version)
 
 
 class Held:
@@ -67,7 +91,13 @@ class Clock:
         return self.now
 
 
-def link(plane: Plane, stopping: threading.Event | None = None, tick: float = 0.0, **policy: Any) -> Link:
+def link(
+    plane: Plane,
+    stopping: threading.Event | None = None,
+    tick: float = 0.0,
+    student: Student | None = None,
+    **policy: Any,
+) -> Link:
     class Run:
         id = OWN
 
@@ -89,7 +119,7 @@ def link(plane: Plane, stopping: threading.Event | None = None, tick: float = 0.
         cast("Any", Grant()),
         pair,
         cast("Any", Held()),
-        cast("Any", None),
+        cast("Any", student),
         "http://own",
         stopping=(stopping or threading.Event()).is_set,
         moved=lambda url, key: None,
@@ -199,3 +229,30 @@ def test_what_is_known_is_the_same_for_all_of_a_step_and_begins_with_what_was_re
         mine.check_published(version_of(1, 2), "peer")
         assert mine.meet(2) is before
         assert mine.meet(3)["maths"].peer.right > 9
+
+
+def test_a_version_is_published_while_the_run_goes_on_and_all_of_them_in_turn(plane: Plane) -> None:
+    plane.done, student = True, Student()
+    with link(plane, student=student, patience=60) as mine:
+        mine.publish(1, {}, WeightsKind.FULL, None, {"maths": Outcomes(right=3)})
+        assert not student.moved, "nobody waited for it"
+        assert mine.meet(2)["maths"].own.right == 3, "what is known does not depend on who was sooner"
+        student.go.set()
+        mine.publish(2, {}, WeightsKind.FULL, None, {})
+        mine.linger()
+    assert student.moved == [version_of(1, 1), version_of(1, 2)]
+    assert plane.told == [*student.moved, student.moved[-1]] and plane.told_done
+
+
+def test_a_version_that_does_not_fit_ends_the_run_with_the_next_one_or_at_the_end(plane: Plane) -> None:
+    plane.done, student = True, Student()
+    student.go.set()
+    student.fits = False
+    with link(plane, student=student) as mine:
+        mine.publish(1, {}, WeightsKind.FULL, None, {})
+        with pytest.raises(Invalid, match="NaN"):
+            mine.publish(2, {}, WeightsKind.FULL, None, {})
+        mine.publish(2, {}, WeightsKind.FULL, None, {})
+        with pytest.raises(Invalid, match="NaN"):
+            mine.linger()
+    assert not plane.told
