@@ -96,6 +96,8 @@ class Heard:
     """What came of the texts that contexts and their routers wanted, by role."""
     unrouted: int = 0
     """(rollout, context) pairs that a router gave to nobody."""
+    told: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Rollouts that a peer's feedback is shown on, as a step's metrics call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

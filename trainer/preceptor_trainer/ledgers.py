@@ -26,14 +26,23 @@ class Share:
 
 
 def share_of(rows: Sequence[Row], asked: Asked, taken: Taken, learned: int, counts: Mapping[str, float]) -> Share:
-    """Of these rollouts; `learned` positions went through the student for them, and `counts` were counted."""
+    """Of these rollouts; `learned` positions went through the student for them, and `counts` were counted, beside what
+    the parts' texts come to."""
     teachers = added([part.teachers for part in taken.parts])
-    return Share(rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned, counts=counts)
+    told = _summed([part.heard.told for part in taken.parts if part.heard is not None])
+    return Share(
+        rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned, counts={**counts, **told}
+    )
 
 
 def counted(shares: Sequence[Share]) -> dict[str, float]:
     """What all ranks have counted."""
-    return {name: sum(share.counts.get(name, 0.0) for share in shares) for name in shares[0].counts}
+    return _summed([share.counts for share in shares])
+
+
+def _summed(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = {name: None for counts in each for name in counts}
+    return {name: sum(counts.get(name, 0.0) for counts in each) for name in names}
 
 
 def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:

@@ -28,7 +28,7 @@ from preceptor_trainer.model import Model
 from preceptor_trainer.questions import Questions
 from preceptor_trainer.recipe import OTHERS, Recipe
 from preceptor_trainer.standing import Standing
-from preceptor_trainer.texts import Case, Texts, View
+from preceptor_trainer.texts import Case, Texts, View, told_of
 from preceptor_trainer.views import ContextView, Prompt, Rollout, Task
 from preceptor_trainer.writer import stream
 
@@ -84,7 +84,8 @@ class Opinions:
         texts = added([routing, self._texts.gather(sent, step)])
         wishes = [wish for case in sent if not case.silent for wish in self._wishes(case, rows[case.row])]
         answers = self._questions.ask(wishes, rows)
-        return Heard(rows=rows, wishes=wishes, answers=answers, texts=texts, unrouted=len(cases) - len(sent))
+        unrouted = len(cases) - len(sent)
+        return Heard(rows=rows, wishes=wishes, answers=answers, texts=texts, unrouted=unrouted, told=told_of(sent))
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
         """The parts of a batch as one; its rows are theirs, in their order."""

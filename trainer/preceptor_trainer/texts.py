@@ -19,7 +19,9 @@ from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.debates import Missing
 from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor_trainer.asking import Scorer
+from preceptor_trainer.parts.contexts_tutored import Tutored
 from preceptor_trainer.recipe import Context, Router
+from preceptor_trainer.standing import domain_of
 from preceptor_trainer.views import Ask, ContextView
 from preceptor_trainer.writer import stream
 
@@ -139,6 +141,16 @@ def side_by_side(ask: Callable[[Wanted], Said], wanted: Sequence[Wanted]) -> lis
         return [future.result() for future in futures]
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def told_of(cases: Sequence[Case]) -> dict[str, float]:
+    """Rollouts whose teacher reads a peer's feedback on them, by the tasks' domain, as a step's metrics call it."""
+    told: dict[str, float] = {}
+    for case in cases:
+        if isinstance(case.asker, Tutored) and case.asker.writers:
+            name = f"feedback/{domain_of(case.seen().task.columns)}"
+            told[name] = told.get(name, 0.0) + bool(case.replies.get("feedback"))
+    return told
 
 
 def wording(context: Context) -> str | None:

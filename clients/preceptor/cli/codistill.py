@@ -161,7 +161,11 @@ def _tell(pair: Codistillation, record: Record, *, plot: bool) -> None:
     output.show_table(("side", "domain", "before", "now", "of", "step"), rows, empty="No side was evaluated yet.")
     output.console.print()
     rows = [_heard(name, each) for name, _, each in both]
-    output.show_table(("side", "scores", "feedback", "largest lag", "waited s", "alone", "unpublished"), rows, empty="")
+    columns = ("side", "scores", "texts", "versions", "largest lag", "waited s", "alone", "unpublished")
+    output.show_table(columns, rows, empty="")
+    if rows := [row for name, _, each in both for row in _feedback(name, each)]:
+        output.console.print()
+        output.show_table(("side", "domain", "attempts with feedback"), rows, empty="")
     rows = [(n, g.step, g.domain, "opens" if g.open else "closes", g.own, g.peer) for n, _, r in both for g in r.gates]
     output.console.print()
     columns = ("side", "step", "domain", "gate", "own rate", "peer's rate")
@@ -186,11 +190,19 @@ def _share(point: DomainPoint) -> str:
     return f"{100 * point.correct / point.n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def _feedback(name: str, record: SideRecord) -> list[tuple[object, ...]]:
+    """What the peer's texts came to: by domain, then what could not be used, wherever it was wanted."""
+    lost = {"(unreadable)": record.unreadable, "(unwritten)": record.unwritten} if record.feedback else {}
+    shown = {each.domain: each.rollouts for each in record.feedback}
+    return [(name, where, count) for where, count in (shown | lost).items() if where in shown or count]
+
+
 def _heard(name: str, record: SideRecord) -> tuple[object, ...]:
     counts = {kind: sum(each.count for each in record.heard if each.kind == kind) for kind in ("score", "feedback")}
     alone = f"{len(record.alone)} steps" if record.alone else "never"
     unpublished = len(record.unpublished) or "none"
-    return (name, *counts.values(), record.largest_lag, round(record.waited_seconds, 1), alone, unpublished)
+    versions = len({each.version for each in record.heard})
+    return (name, *counts.values(), versions, record.largest_lag, round(record.waited_seconds, 1), alone, unpublished)
 
 
 def _plot(both: tuple[tuple[str, CodistillationSide, SideRecord], ...]) -> str:

@@ -122,6 +122,16 @@ class GateChange(Wire):
     """The peer's."""
 
 
+class FeedbackGiven(Wire):
+    """What a peer's feedback came to in one domain, all steps together."""
+
+    domain: str
+    """Which."""
+    rollouts: Count
+    """Attempts that the side's teacher read its peer's feedback on: what was off the question, or said nothing but its
+    answer, is not among them."""
+
+
 class SideRecord(Wire):
     """What came of one side."""
 
@@ -135,6 +145,13 @@ class SideRecord(Wire):
     """When it began to hear its peer, and ceased to."""
     heard: tuple[PeerAnswers, ...]
     """What its peer gave it, by kind, version and lag, summed over steps."""
+    feedback: tuple[FeedbackGiven, ...] = ()
+    """Where its peer's feedback was shown, by domain; none where its recipe asks for none."""
+    unreadable: Count = 0
+    """Attempts on which what the peer wrote could not be used: without the form that was asked for, off the question,
+    nothing but its answer, or cut off."""
+    unwritten: Count = 0
+    """Texts that its peer was asked for and did not give."""
     largest_lag: int | None
     """Of those, the largest; None: it heard nothing."""
     alone: tuple[Step, ...]

@@ -68,7 +68,14 @@ class Tutored(Reprompt, kind="tutored"):
         return Ask(key=key, teacher=self.peer, messages=messages, temperature=temperature)
 
     def read(self, view: ContextView, key: str, reply: str) -> str:
-        return anchored(tagged(reply, "feedback"), view.task) if key == "feedback" else reply
+        if key != "feedback":
+            return reply
+        if kept := anchored(tagged(reply, "feedback"), view.task):
+            return kept
+        raise ValueError("nothing of the feedback is about the question without saying its answer")
+
+    def missed(self, view: ContextView, key: str, why: str) -> str:
+        return ""  # the gate is closed: an attempt that is not there is none that succeeded
 
     def _said(self, view: ContextView) -> str:
         told = view.replies.get("feedback", "")
@@ -77,9 +84,11 @@ class Tutored(Reprompt, kind="tutored"):
 
 
 def anchored(feedback: str, task: Task) -> str:
-    """The sentences that do not say the answer, if they have a word of the question in common with it; else nothing."""
+    """The sentences and lines that do not say the answer, if they have a word of the question in common with it; else
+    nothing."""
     answer = re.compile(rf"(?<!\w){re.escape((task.answer or '').strip())}(?!\w)", re.IGNORECASE)
-    kept = " ".join(each for each in re.split(r"(?<=[.!?])\s+|\n+", feedback) if not answer.search(each)).strip()
+    said = re.split(r"(?<=[.!?])(?=\s)|(?<=\n)", feedback)
+    kept = "".join(each for each in said if not answer.search(each)).strip()
     asked, said = ({word.casefold() for word in re.findall(r"[^\W\d_]{4,}", text)} for text in (question(task), kept))
     return kept if asked & said else ""
 
