@@ -26,6 +26,8 @@ from preceptor_trainer.standing import Standing, Standings
 
 ASKS_SECONDS, WAITS_SECONDS = 1.0, 0.1
 """How often the control plane is asked about the peer: by the way, and while this side waits."""
+SEEKS_SECONDS = 5.0
+"""How often a peer that is away is looked for where it answered last."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +46,14 @@ class Link:
         *,
         stopping: Callable[[], bool],
         moved: Callable[[str, str | None], object],
+        seen: Callable[[str, str | None], int | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`url`: where others reach `student`. `moved` is told where the peer answers whenever that is elsewhere."""
+        """`url`: where others reach `student`. `moved` is told where the peer answers whenever that is elsewhere.
+        `seen`: which version of it answers at such a place, None where another does; it raises where nobody does."""
         self._client, self._lease, self._student, self._url = client, lease, student, url
         self._run, self._fence, self.pair, self._policy = grant.run.id, grant.fence, pair, pair.policy
-        self._stopping, self._moved, self._clock = stopping, moved, clock
+        self._stopping, self._moved, self._seen, self._clock = stopping, moved, seen, clock
         self._serving = False
         self._last: Publication | None = None
         self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publishes-{pair.teacher}")
@@ -60,8 +64,8 @@ class Link:
         self._newest: int | None = None
         self._state: str = RunState.QUEUED
         self._done = False
-        self._peer_url: str | None = None
-        self._sign_of_life = clock()
+        self._peer_at: tuple[str, str | None] | None = None
+        self._sign_of_life = self._sought = clock()
         self._alone = False
         self._step = 0
         self._hurried = threading.Event()
@@ -211,9 +215,10 @@ class Link:
             self._hurried.clear()
 
     def _near(self, own_step: int) -> bool:
-        if self._alone:
-            return True
-        if self._newest is None or self._peer_url is None:
+        return self._alone or self._worth_hearing(own_step)
+
+    def _worth_hearing(self, own_step: int) -> bool:
+        if self._newest is None or self._peer_at is None:
             return self._done
         within = own_step - step_of(self._newest) <= self._policy.max_lag
         return within or self._policy.on_lag == "go_on" or self._done
@@ -229,6 +234,12 @@ class Link:
             _log.warning("run %s: goes on without its peer, run %s. %s", self._run, self.pair.peer_run, why)
         self._alone = True
 
+    def _found(self, step: int) -> None:
+        self._sign_of_life = self._clock()
+        if self._alone:
+            _log.info("run %s: its peer is back, at step %d", self._run, step)
+        self._alone = False
+
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
@@ -237,10 +248,27 @@ class Link:
                 self._look()
             except PreceptorError as error:
                 _log.warning("run %s: nothing could be learned of its peer (%s)", self._run, error)
+            self._seek()
             if self._hurried.is_set():
                 self._closing.wait(WAITS_SECONDS)
             else:
                 self._hurried.wait(ASKS_SECONDS)
+
+    def _seek(self) -> None:
+        """While this side is alone: whether its peer answers again, which may publish nothing any more. One that is too
+        far behind is heard again when it publishes."""
+        with self._changed:
+            away = self._alone and not RunState(self._state).ended and self._worth_hearing(self._step)
+        if not away or self._peer_at is None or self._clock() - self._sought < SEEKS_SECONDS:
+            return
+        try:
+            version = self._seen(*self._peer_at)
+        except PreceptorError:
+            version = None  # still away
+        with self._changed:
+            self._sought = self._clock()
+            if version in self._versions:
+                self._found(step_of(version))
 
     def _look(self) -> None:
         """Take note of what the control plane knows of the peer."""
@@ -260,12 +288,9 @@ class Link:
                 self._standings.peer(each.outcomes)
                 self._newest = max(self._newest or 0, each.version)
             if new:
-                self._sign_of_life = self._clock()
-                if self._alone:
-                    _log.info("run %s: its peer is back, at step %d", self._run, step_of(new[-1].version))
-                self._alone = False
-            if found.url is not None and found.url != self._peer_url:
-                self._peer_url = found.url
-                self._moved(found.url, found.key_env)
+                self._found(step_of(new[-1].version))
+            if found.url is not None and (found.url, found.key_env) != self._peer_at:
+                self._peer_at = (found.url, found.key_env)
+                self._moved(*self._peer_at)
             self._changed.notify_all()
             return bool(new)

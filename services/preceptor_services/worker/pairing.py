@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from preceptor.errors import Invalid
+from preceptor.opening import key_of
 from preceptor.pool import TeacherPool
+from preceptor.vital import vital_signs
 from preceptor.wire.pairs import PairGrant
 from preceptor.wire.runs import LeaseGrant, ReplicaAddress
 from preceptor_services.worker.bench import Bench
@@ -21,6 +24,13 @@ from preceptor_trainer.asking import Scorer
 def peer_role(grant: LeaseGrant) -> str | None:
     """The role that a run's peer fills; None: it has none."""
     return None if grant.pair is None else grant.pair.role
+
+
+def version_at(name: str, url: str, key_env: str | None) -> int | None:
+    """The version of the student of this name that answers there; None: another teacher does. Raises what
+    `vital_signs` raises where nobody does."""
+    card = vital_signs(url, key_of(name, key_env))
+    return card.weights_version if card is not None and card.teacher == name else None
 
 
 @contextmanager
@@ -45,6 +55,7 @@ def paired(
                 bench.peer_url or "http://{}:{}".format(*live.address),
                 stopping=stopping,
                 moved=lambda url, key: peer.update({pair.role: (ReplicaAddress(url=url, key_env=key),)}),
+                seen=partial(version_at, grant.teachers[pair.role].name),
             ) as link,
         ):
             yield PairedPool(others, peer, link), link

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from preceptor.errors import Interrupted, Invalid, NeverPublished, PeerLost
+from preceptor.errors import Interrupted, Invalid, NeverPublished, PeerLost, TeacherUnavailable
 from preceptor.wire.pairs import Outcomes, PairGrant, PairPolicy, Publication, Published, step_of, version_of
 from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.pair import Link
@@ -96,6 +96,7 @@ def link(
     stopping: threading.Event | None = None,
     tick: float = 0.0,
     student: Student | None = None,
+    seen: Callable[[str, str | None], int | None] = lambda url, key: None,
     **policy: Any,
 ) -> Link:
     class Run:
@@ -123,6 +124,7 @@ def link(
         "http://own",
         stopping=(stopping or threading.Event()).is_set,
         moved=lambda url, key: None,
+        seen=seen,
         clock=Clock(tick),
     )
 
@@ -167,11 +169,60 @@ def test_a_peer_that_is_never_heard_of_is_lost_and_taken_up_again_at_its_checkpo
         assert mine.alone and mine.metrics(50)["peer_alone"] == 1.0
         mine.meet(51)  # at once: nobody is waited for any more
         plane.publishes(30, incarnation=2)
-        with mine._changed:  # pyright: ignore[reportPrivateUsage]
-            assert mine._changed.wait_for(lambda: not mine.alone, timeout=20)  # pyright: ignore[reportPrivateUsage]
+        assert heard_again(mine)
         assert mine.check_published(version_of(2, 30), "peer") == version_of(2, 30)
         mine.meet(31)
         assert not mine.alone
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["stays near", "has done all its steps"])
+def test_a_peer_that_publishes_nothing_any_more_is_heard_again_when_it_answers_again(plane: Plane, done: bool) -> None:
+    plane.publishes(10)
+    plane.done, answers, looks = done, threading.Event(), threading.Semaphore(0)
+
+    def seen(url: str, key: str | None) -> int | None:
+        assert (url, key) == ("http://peer", None)
+        looks.release()
+        if answers.is_set():
+            return version_of(1, 10)
+        raise TeacherUnavailable("the link is cut", teacher="peer")
+
+    with link(plane, tick=10.0, seen=seen, max_lag=2, patience=60) as mine:
+        mine.meet(11)
+        mine.silent(TeacherUnavailable("the link is cut", teacher="peer"), "peer")
+        for _ in range(2):
+            assert looks.acquire(timeout=20) and mine.alone, "it is looked for, and is not there"
+        answers.set()
+        assert heard_again(mine)
+        mine.meet(12)
+        assert mine.metrics(12)["peer_alone"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("state", "own_step", "version"),
+    [("running", 13, version_of(1, 10)), ("running", 10, version_of(9, 10)), ("succeeded", 10, version_of(1, 10))],
+    ids=["it is too far behind", "another answers there", "it has ended"],
+)
+def test_who_answers_is_not_always_a_peer_to_be_heard(plane: Plane, state: str, own_step: int, version: int) -> None:
+    plane.publishes(10)
+    plane.state, looked = state, threading.Event()
+
+    def seen(url: str, key: str | None) -> int | None:
+        looked.set()
+        return version
+
+    with link(plane, tick=2.0, seen=seen, max_lag=2, patience=20) as mine:
+        mine.meet(own_step + 1)
+        mine.silent(TeacherUnavailable("the link is cut", teacher="peer"), "peer")
+        for _ in range(8):  # so much time passes
+            mine._seek()  # pyright: ignore[reportPrivateUsage]
+        assert looked.is_set() is (version == version_of(9, 10)), "only one that could be heard is looked for"
+        assert mine.alone
+
+
+def heard_again(mine: Link) -> bool:
+    with mine._changed:  # pyright: ignore[reportPrivateUsage]
+        return mine._changed.wait_for(lambda: not mine.alone, timeout=20)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_where_the_pair_stops_then_the_run_fails_with_a_sentence(plane: Plane) -> None:
