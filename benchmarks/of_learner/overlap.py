@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -72,6 +73,9 @@ class _Slow:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._head = head_of(model.module)
+
+    def begin(self, step: int) -> Collection[str]:
+        return ()
 
     def score(self, role: str, request: ScoreRequest, **options: Any) -> Scores:
         time.sleep(DELAY_SECONDS)

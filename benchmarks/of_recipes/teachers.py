@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,9 @@ class InProcess:
         self._models = models
         self._writes = writes
         self._served = {role: _served(role, model) for role, model in models.items()}
+
+    def begin(self, step: int) -> Collection[str]:
+        return ()
 
     def card(self, role: str) -> Card:
         return self._served[role].card(role)

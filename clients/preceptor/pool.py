@@ -9,10 +9,9 @@ version, whoever answers them.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,15 +25,12 @@ from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable
 from preceptor.fingerprint import fingerprint_of
 from preceptor.heads import Heads
 from preceptor.limits import check_lengths, check_support, check_vocabulary
-from preceptor.opening import opener
 from preceptor.persist import persist
-from preceptor.publishing import Publisher
 from preceptor.replica import Replica
 from preceptor.replicas import Changes, Means, Replicas
-from preceptor.same import check_stands_in
+from preceptor.roles import Role, Roles
 from preceptor.score_cache import ScoreCache
 from preceptor.scored import ask_for_scores
-from preceptor.tally import Tally
 from preceptor.weights import Weights, body_of
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import OnFailure, ReplicaAddress, TeacherEndpoint, TeacherLedger
@@ -51,22 +47,6 @@ WAIT = 3600.0
 """Seconds for which a context that waits for its teacher goes on calling."""
 
 
-@dataclass(slots=True)
-class _Role:
-    """A teacher of the run, and who is asked in its stead."""
-
-    replicas: Replicas
-    fallback: Replicas | None
-    tally: Tally
-    publisher: Publisher
-    """Of the teacher's weights, where the run moves it."""
-    opening: threading.Lock = field(default_factory=threading.Lock)
-    head_hash: str | None = None
-    """The head that the latest scores belong to."""
-    fallback_heads: set[str] = field(default_factory=set[str])
-    """Those that the fallback's scores belonged to."""
-
-
 class TeacherPool:
     """A run's teachers. Safe to share between threads.
 
@@ -81,6 +61,7 @@ class TeacherPool:
         cache_dir: Path,
         *,
         fallbacks: Mapping[str, TeacherEndpoint] | None = None,
+        vacant: Collection[str] = (),
         scores: ScoreCache | None = None,
         transport: httpx.BaseTransport | None = None,
         deadline: float = DEADLINE,
@@ -89,7 +70,8 @@ class TeacherPool:
         sleep: Callable[[float], None] = time.sleep,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`teachers` and `fallbacks` by role; `cache_dir` is where heads are kept; `transport` is httpx's seam.
+        """`teachers` and `fallbacks` by role, `vacant` those without; `cache_dir` is where heads are kept; `transport`
+        is httpx's seam.
 
         `deadline` bounds a call in seconds, `wait` what a context that waits makes of several. While nobody answers,
         `stopping` is asked whether to go on. Keys are read from the environment variables that the endpoints name (or
@@ -97,18 +79,7 @@ class TeacherPool:
         tokenizer than the teacher that it stands in for.
         """
         means = Means(transport=transport, deadline=deadline, clock=clock, sleep=sleep, stopping=stopping)
-        fallbacks = fallbacks or {}
-        self._roles: dict[str, _Role] = {}
-        for role, teacher in teachers.items():
-            tally, other = Tally(), fallbacks.get(role)
-            check_stands_in(role, teacher, other)
-            replicas = Replicas(teacher, opener(teacher), tally, means)
-            self._roles[role] = _Role(
-                replicas=replicas,
-                fallback=None if other is None else Replicas(other, opener(other), tally, means),
-                tally=tally,
-                publisher=Publisher(replicas),
-            )
+        self._roles = Roles(teachers, fallbacks or {}, vacant, means)
         self._heads = Heads(cache_dir)
         self._scores = scores
         self._deadline = deadline
@@ -117,7 +88,7 @@ class TeacherPool:
     def card(self, role: str) -> Card:
         """The teacher's live card, asked for once; the registered one while nobody answers, so that a context's own
         policy decides how long that is waited for. Raises TeacherRefused where it is not what it was."""
-        role_ = self._of(role)
+        role_ = self._roles.of(role)
         try:
             return self._card(role_, role_.replicas, self._deadline, hasty=True)
         except TeacherUnavailable:
@@ -129,7 +100,7 @@ class TeacherPool:
         Where nobody answers within a call's deadline, `on_failure` decides: go on trying; ask the role's fallback,
         whose stamp the scores then carry; or raise TeacherUnavailable and count the completions as dropped.
         """
-        role_ = self._of(role)
+        role_ = self._roles.of(role)
         if on_failure == "wait":
             return self._score(role_, role_.replicas, request, self._wait)
         try:
@@ -143,7 +114,7 @@ class TeacherPool:
     def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure = "wait") -> Reply:
         """The next message of a conversation. Where nobody answers, `on_failure` decides as for scores; what is done
         without is counted by whoever wanted it. Raises TeacherRefused where the teacher writes no text."""
-        role_ = self._of(role)
+        role_ = self._roles.of(role)
         return ask_for_text(role_.replicas, role_.fallback, request, on_failure, patience=self._wait)
 
     def head(self, role: str, hash: str | None = None) -> Head:
@@ -151,7 +122,7 @@ class TeacherPool:
 
         A teacher that has moved on may give another one. Raises TeacherRefused where it has none.
         """
-        role_ = self._of(role)
+        role_ = self._roles.of(role)
         wanted = hash or role_.head_hash
         if wanted is None:
             card = self.card(role)
@@ -175,7 +146,7 @@ class TeacherPool:
         See `TeacherClient.load_weights` for what weights are, and `Publisher.publish` for `base` and what is raised.
         From then on an answer of a version below is refused.
         """
-        return self._of(role).publisher.publish(body_of(weights, kind, scale), base)
+        return self._roles.of(role).publisher.publish(body_of(weights, kind, scale), base)
 
     def write(
         self, role: str, request: WriteRequest, *, check: Callable[[], object] = lambda: None
@@ -186,11 +157,11 @@ class TeacherPool:
         Raises VersionsDisagree where no endpoint has the weights that are to write, BadScores where a completion is
         missing or cannot be right, and TeacherRefused where the teacher writes none.
         """
-        return ask_for_rollouts(self._of(role).replicas, request, patience=self._wait, check=check)
+        return ask_for_rollouts(self._roles.of(role).replicas, request, patience=self._wait, check=check)
 
     def tokenizer(self, role: str) -> TokenizerFile:
         """The teacher's tokenizer. Raises TeacherRefused where it serves none, or not the one that its card names."""
-        card, replicas = self.card(role), self._of(role).replicas
+        card, replicas = self.card(role), self._roles.of(role).replicas
         name = replicas.name
 
         def attempt(replica: Replica, client: Endpoint, left: float) -> tuple[TokenizerFile, str] | None:
@@ -209,19 +180,24 @@ class TeacherPool:
 
         Requests that are with an endpoint that leaves finish there; where it fails them, they go on elsewhere.
         """
-        changed = {role: self._of(role).replicas.update(addresses) for role, addresses in endpoints.items()}
-        return {role: changes for role, changes in changed.items() if changes}
+        return self._roles.update(endpoints)
+
+    def refill(self, wanted: Mapping[str, TeacherEndpoint | None], step: int) -> dict[str, Changes]:
+        """From `step` on, of which nothing may have been asked yet, ask these teachers, by role; None: nobody. Returns
+        what changed of the endpoints of those who are asked already. Raises Invalid where a key is not set here."""
+        return self._roles.refill(wanted, step)
+
+    def begin(self, step: int) -> Collection[str]:
+        """What is asked from now on is asked for this step. Returns the roles that nobody fills in it."""
+        return self._roles.begin(step)
 
     def take_ledger(self) -> dict[str, TeacherLedger]:
         """What passed between us and each teacher since the last call, by role."""
-        return {name: role.tally.take() for name, role in self._roles.items()}
+        return {role: tally.take() for role, tally in self._roles.tallies()}
 
     def close(self) -> None:
         """Close the connections, and with them whatever is still asked."""
-        for role in self._roles.values():
-            role.replicas.close()
-            if role.fallback is not None:
-                role.fallback.close()
+        self._roles.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,13 +207,7 @@ class TeacherPool:
     ) -> None:
         self.close()
 
-    def _of(self, role: str) -> _Role:
-        if role not in self._roles:
-            known = ", ".join(sorted(self._roles)) or "none"
-            raise Invalid(f"teachers: the run has no teacher for the role '{role}'; it has {known}.", field="teachers")
-        return self._roles[role]
-
-    def _card(self, role: _Role, replicas: Replicas, patience: float, *, hasty: bool = False) -> Card:
+    def _card(self, role: Role, replicas: Replicas, patience: float, *, hasty: bool = False) -> Card:
         with role.opening:
             if replicas.card is None:
                 persist(replicas, lambda replica, client, left: None, patience=patience, hasty=hasty)
@@ -245,7 +215,7 @@ class TeacherPool:
             return replicas.card
 
     def _score(
-        self, role: _Role, replicas: Replicas, request: ScoreRequest, patience: float, *, hasty: bool = False
+        self, role: Role, replicas: Replicas, request: ScoreRequest, patience: float, *, hasty: bool = False
     ) -> Scores:
         card = self._card(role, replicas, patience, hasty=hasty)
         try:
@@ -271,7 +241,7 @@ class TeacherPool:
             role.fallback_heads.add(role.head_hash)
         return scores
 
-    def _fall_back(self, name: str, role: _Role, request: ScoreRequest, error: TeacherUnavailable) -> Scores:
+    def _fall_back(self, name: str, role: Role, request: ScoreRequest, error: TeacherUnavailable) -> Scores:
         other = role.fallback
         if other is None:
             raise TeacherUnavailable(
@@ -284,7 +254,7 @@ class TeacherPool:
         return scores
 
 
-def _check_not_left_behind(role: _Role, replicas: Replicas, sent: int | None, scores: Scores) -> None:
+def _check_not_left_behind(role: Role, replicas: Replicas, sent: int | None, scores: Scores) -> None:
     found = scores.stamp.weights_version
     if sent is not None and found < sent and replicas is role.replicas:
         raise TeacherRefused(

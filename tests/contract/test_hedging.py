@@ -144,7 +144,7 @@ def test_one_endpoint_is_never_hedged(tmp_path: Path, backends: dict[str, Holdin
 def test_a_larger_request_is_given_more_time(tmp_path: Path, backends: dict[str, Holding]) -> None:
     with house(tmp_path, {**backends}) as there:
         warm(there)
-        latencies = there.pool._roles["expert"].replicas.latencies
+        latencies = there.pool._roles.of("expert").replicas.latencies
         usual = latencies.unusual_after(asked().tokens)
         larger = latencies.unusual_after(1000 * asked().tokens)
         assert usual is not None and larger is not None and larger > 10 * usual

@@ -5,7 +5,7 @@ Shape letters: T tokens of a rollout, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,11 @@ from preceptor_trainer.views import Prompt
 
 class Scorer(Protocol):
     """Whoever scores tokens for a role: the SDK's TeacherPool, over HTTP."""
+
+    def begin(self, step: int) -> Collection[str]:
+        """What is asked from now on is asked for this step: between two steps other teachers may take over. Returns the
+        roles that nobody fills in it."""
+        ...
 
     def card(self, role: str) -> Card: ...
 
@@ -95,7 +100,7 @@ class Heard:
     texts: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
     """What came of the texts that contexts and their routers wanted, by role."""
     unrouted: int = 0
-    """(rollout, context) pairs that a router gave to nobody."""
+    """(rollout, context) pairs that a router gave to nobody, or to a role that nobody fills."""
     told: Mapping[str, float] = field(default_factory=dict[str, float])
     """Rollouts that a peer's feedback is shown on, as a step's metrics call them."""
 
@@ -116,4 +121,4 @@ class Asked:
     """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
     pairs; None: every teacher reads the student's tokens."""
     unrouted: int = 0
-    """(rollout, context) pairs that a router gave to nobody."""
+    """(rollout, context) pairs that a router gave to nobody, or to a role that nobody fills."""

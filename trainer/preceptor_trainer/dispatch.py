@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from preceptor.wire.runs import TeacherLedger
@@ -11,12 +11,13 @@ from preceptor_trainer.texts import Case, Texts
 
 
 def dispatch(
-    cases: Sequence[Case], contexts: Mapping[str, Context], texts: Texts, step: int
+    cases: Sequence[Case], contexts: Mapping[str, Context], texts: Texts, step: int, vacant: Collection[str] = ()
 ) -> tuple[list[Case], dict[str, TeacherLedger]]:
     """The cases that somebody is asked about, each with the role; and what came of the texts that routers wanted.
 
-    Of a rollout that a router gives to nobody, or that a classifier said nothing readable of, the context has no
-    opinion. Raises Unrouted where the run has no teacher for what the data holds, and what asking raises.
+    Of a rollout that a router gives to nobody or to a role that is `vacant`, or that a classifier said nothing readable
+    of, the context has no opinion. Raises Unrouted where the run has no teacher for what the data holds, and what
+    asking raises.
     """
     routing: dict[int, Case] = {}
     for case in cases:
@@ -26,8 +27,9 @@ def dispatch(
     counts = texts.gather(list(routing.values()), step)
     sent: list[Case] = []
     for case in cases:
-        role = _role(routing[id(case)]) if id(case) in routing else contexts[case.name].teacher
-        if role is not None:
+        routed = id(case) in routing
+        role = _role(routing[id(case)]) if routed else contexts[case.name].teacher
+        if role is not None and not (routed and role in vacant):
             sent.append(replace(case, role=role))
     return sent, counts
 

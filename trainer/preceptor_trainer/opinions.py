@@ -67,6 +67,7 @@ class Opinions:
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
         """The same for a part of a batch: whole groups, since a context may show a rollout's siblings."""
+        vacant = self._questions.begin(step)
         standing, others = self._meet(step), self._tasks(step)
         cases = [
             Case(
@@ -80,7 +81,7 @@ class Opinions:
             for at, row in enumerate(rows)
             if row.completion_ids
         ]
-        sent, routing = dispatch(cases, self._recipe.contexts, self._texts, step)
+        sent, routing = dispatch(cases, self._recipe.contexts, self._texts, step, vacant)
         texts = added([routing, self._texts.gather(sent, step)])
         wishes = [wish for case in sent if not case.silent for wish in self._wishes(case, rows[case.row])]
         answers = self._questions.ask(wishes, rows)

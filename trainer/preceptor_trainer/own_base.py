@@ -66,6 +66,9 @@ class WithOwnBase:
             head=HeadCard(hash=self._head.hash, hidden_size=weight_VD.shape[1], bias=bias is not None),
         )
 
+    def begin(self, step: int) -> Collection[str]:
+        return self._others.begin(step)
+
     def card(self, role: str) -> Card:
         return self._card if role in self._roles else self._others.card(role)
 

@@ -9,7 +9,7 @@ Shape letters: T tokens of a rollout, D hidden size, K ids of a sparse support.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +44,22 @@ class Questions:
         self._dtype = dtype
         self._alignment = alignment
         self._heads: dict[str, tuple[str, Head]] = {}
+        self._step: int | None = None
         self._readers: dict[str, Reader] = {}
+        self._same = SameTokens(model)
+        self._others: dict[tuple[str, str | None], OtherTokens] = {}
 
     @property
     def aligned(self) -> bool:
-        """Whether some teacher reads other tokens than the student."""
-        return any(isinstance(reader, OtherTokens) for reader in self._readers.values())
+        """Whether some teacher that was asked reads other tokens than the student."""
+        return bool(self._others)
+
+    def begin(self, step: int) -> Collection[str]:
+        """What is asked from now on is asked for this step, in which others may fill the roles than before. Returns
+        the roles that nobody fills."""
+        if step != self._step:
+            self._step, self._readers = step, {}
+        return self._scorer.begin(step)
 
     def ask(self, wishes: Sequence[Wish], rows: Sequence[Row]) -> Answers:
         """What teachers say of these rows. A wish that nobody answered, of a context that does without, is absent.
@@ -67,12 +77,17 @@ class Questions:
     def reader(self, role: str) -> Reader:
         """How this role's teacher reads. Only a run that is aligned by bytes may have one with another tokenizer."""
         if role not in self._readers:
-            self._readers[role] = SameTokens(self._model)
-            if self._alignment == "bytes":
-                card = self._scorer.card(role)
-                if card.tokenizer.fingerprint != self._model.card.fingerprint:
-                    self._readers[role] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
+            self._readers[role] = self._same if self._alignment == "ids" else self._reader(role)
         return self._readers[role]
+
+    def _reader(self, role: str) -> Reader:
+        card = self._scorer.card(role)
+        if card.tokenizer.fingerprint == self._model.card.fingerprint:
+            return self._same
+        known = (card.teacher, card.tokenizer.fingerprint)
+        if known not in self._others:
+            self._others[known] = OtherTokens(self._model, self._scorer.tokenizer(role), card.teacher)
+        return self._others[known]
 
     def _wanted(self, wish: Wish) -> Wanted:
         """What to ask the teacher for. Raises NoSupport."""

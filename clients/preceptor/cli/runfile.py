@@ -48,6 +48,8 @@ class RunFile(Wire):
     """Which registered teacher fills each role."""
     fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
     """Which one is asked where a role's teacher gives no answer, and a context's `on_failure` is `fallback`."""
+    vacant: tuple[str, ...] = ()
+    """Roles of routers that nobody fills yet; see docs/experts.md."""
     data: Annotated[TaskSource | FileSource, Field(discriminator="kind")]
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -108,6 +110,7 @@ def to_create(file: RunFile, client: Client, *, base: Path) -> RunCreate:
         student=model_artifact(client, file.student, base=base),
         teachers=file.teachers,
         fallbacks=file.fallbacks,
+        vacant=file.vacant,
         data=data,
         training=file.training,
         alignment=file.alignment,

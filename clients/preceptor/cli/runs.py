@@ -12,6 +12,7 @@ from rich.markup import escape
 from preceptor.cli import output
 from preceptor.cli.ledger import mismatch, show_ledger, taught_nothing
 from preceptor.cli.plots import picture, plots_installed, terminal_plot
+from preceptor.cli.roles import roles_now, roles_then
 from preceptor.cli.runfile import assignments, load_run_file, merged, parse_run, to_create
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.cli.watch import Watch, describe_result
@@ -201,6 +202,38 @@ def resume(
         return output.show_json(run)
     start_ = f"from step {run.checkpoint.step}" if run.checkpoint else "from the beginning"
     output.console.print(f"Run {run.id} is {output.cell(run.state.value)}; it goes on {start_}.")
+
+
+@app.command()
+def teachers(
+    run_id: RunId,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="ROLE=NAME", help="Who fills a role from now on; repeat.")
+    ] = None,
+    empty: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE", help="A router's role that nobody fills from now on; repeat.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: output.Json = False,
+) -> None:
+    """Who fills a run's roles, and since which step; or have others fill them, between two steps."""
+    wish: dict[str, str | None] = {**dict(map(_filling, set_ or [])), **dict.fromkeys(empty or [])}
+    with connect(url, key_file) as client:
+        run = client.runs.refill(run_id, wish) if wish else client.runs.get(run_id)
+    if as_json:
+        return output.show_json(run)
+    output.show_table(("role", "teacher", "fallback"), roles_now(run), empty="The run asks no teacher.")
+    if run.refilled:
+        output.console.print()
+        output.show_table(("role", "left", "joined", "asked for", "from step"), roles_then(run), empty="")
+
+
+def _filling(pair: str) -> tuple[str, str]:
+    role, equals, name = pair.partition("=")
+    if not equals or not role or not name:
+        raise Invalid(f"{pair!r} names no teacher.", field="teachers", remedy="Write ROLE=NAME, or --empty ROLE.")
+    return role, name
 
 
 def _watch(client: Client, run: Run, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ from preceptor.connection import Connection
 from preceptor.errors import Overloaded, Unreachable
 from preceptor.sse import frames
 from preceptor.wire.common import Page
+from preceptor.wire.fillings import Refill
 from preceptor.wire.runs import (
     CheckpointReport,
     Evaluation,
@@ -94,6 +95,15 @@ class Runs:
         Raises Conflict where that is not kept.
         """
         return self._connection.post(Run, f"/v1/runs/{run_id}/resume", params={"step": step})
+
+    def refill(self, run_id: str, teachers: Mapping[str, str | None]) -> Run:
+        """Have these teachers fill these roles from now on, by role; None: nobody. A worker follows between two steps.
+
+        Raises Invalid, naming the field, where one does not suit; Conflict where the run is over, or the role is not
+        refilled while a worker has it. Nothing has changed then.
+        """
+        path, wish = f"/v1/runs/{run_id}/teachers", Refill(teachers=dict(teachers))
+        return self._connection.parse(Run, self._connection.send("PATCH", path, body=wish, twice_is_once=True))
 
     def events(self, run_id: str, *, after: int = 0, follow: bool = True) -> Iterator[Event]:
         """What happened to a run, in order, from the event after `after` on.

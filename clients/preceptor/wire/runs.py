@@ -14,6 +14,7 @@ from pydantic import Field
 
 from preceptor.wire.common import STEP_LIMIT, ArtifactId, Count, Name, Problem, Step, Wire
 from preceptor.wire.data import DataSpec
+from preceptor.wire.fillings import Refilled
 from preceptor.wire.pairs import Outcomes, PairGrant, PeerAnswers
 from preceptor.wire.skills import PinnedBank
 from preceptor.wire.teachers import Card, Stamp, TeacherKind
@@ -57,6 +58,8 @@ class RunCreate(Wire):
     """Which registered teacher fills each of the recipe's roles; `base`: the student as it began."""
     fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
     """Which registered teacher is asked in a role's stead where its own gives no answer; roles without are absent."""
+    vacant: tuple[str, ...] = ()
+    """Roles of routers that nobody fills yet: what they would be asked about is unrouted, and counted."""
     data: DataSpec
     """Where the tasks come from."""
     training: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -131,6 +134,8 @@ class Run(Wire):
     """Teacher names, by role."""
     fallbacks: dict[str, str] = Field(default_factory=dict[str, str])
     """Names of the teachers that are asked instead, by role."""
+    refilled: tuple[Refilled, ...] = ()
+    """Teachers that others have replaced since it was submitted, in this order."""
     data: DataSpec
     """Where the tasks come from."""
     training: Training
@@ -222,6 +227,10 @@ class TeacherLedger(Wire):
     """Endpoints that were asked from somewhere in this step on, by URL."""
     left: list[str] = Field(default_factory=list[str])
     """Endpoints that were no longer asked from somewhere in this step on."""
+    teachers_joined: list[str] = Field(default_factory=list[str])
+    """Who fills this role from the beginning of this step on, where that is another teacher than before."""
+    teachers_left: list[str] = Field(default_factory=list[str])
+    """Who filled it up to then."""
     answers: list[PeerAnswers] = Field(default_factory=list[PeerAnswers])
     """Of a peer: what each of its versions gave, and how far that one was behind."""
 
@@ -395,6 +404,8 @@ class LeaseStatus(Wire):
     """Stop within this step, checkpoint, and wait."""
     teachers: dict[str, tuple[ReplicaAddress, ...]] | None = None
     """The endpoints that are now in use, by role, best first; None: nothing is said of them."""
+    refilled: dict[str, TeacherEndpoint | None] = Field(default_factory=dict[str, TeacherEndpoint | None])
+    """Whom to ask, in roles that were refilled since the lease was taken; None: nobody. `teachers` leaves them out."""
 
 
 class Heartbeat(Wire):

@@ -7,18 +7,19 @@ of teachers' endpoints it tells the others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
 from preceptor.errors import Interrupted, Invalid, Overloaded, Unreachable
 from preceptor.pool import TeacherPool
-from preceptor.replicas import Changes
 from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
-from preceptor_services.worker.lease import Endpoints, Lease
+from preceptor_services.worker.following import Following, News, hear_along
+from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.pairing import paired, peer_role
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.reporter import RunReporter
@@ -28,6 +29,7 @@ from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import Data, open_data
 from preceptor_trainer.loop import Ended, Signal, train
 from preceptor_trainer.ranks import Ranks, own_device
+from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.together import Together
 from preceptor_trainer.trackers import Tracked, open_trackers
 
@@ -40,17 +42,9 @@ def train_here(
     grant: LeaseGrant, lease: Lease, reporter: RunReporter, work: Path, bench: Bench, ranks: Ranks | None = None
 ) -> Ended:
     """Do a run in this process: alone, or as the first of its ranks. Raises what went wrong."""
-    heard: list[Endpoints] = []
 
     def stopping() -> bool:
         return bench.stopping.is_set() or lease.cancel or lease.pause or lease.lost.is_set()
-
-    def update(endpoints: Endpoints) -> Mapping[str, Changes]:
-        heard[:] = [endpoints]
-        return pool.update({role: each for role, each in endpoints.items() if role != peer_role(grant)})
-
-    def news() -> Endpoints | None:
-        return heard.pop() if heard else None
 
     ranks = ranks or Ranks(device=own_device())
     run, (student, data, resume) = grant.run, _given(grant.run, ranks, _patient(bench, lease, stopping))
@@ -58,12 +52,12 @@ def train_here(
     trackers = open_trackers(run, bench.folder / "trackers")
     with (
         _pool(grant, bench, stopping) as pool,
-        reporter.following(update),
+        reporter.following((following := Following(grant, lease, reporter, pool)).update),
         Tracked(reporter, trackers, grant.recorded_step) as told,
     ):
         publisher = WeightsPublisher(pool, student)
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
-        together = told if ranks.mesh is None else Together(ranks, told, news)
+        together = Together(ranks, told, following.news, following.hear)
         bank = open_bank(run, bench.client, pool)
         with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
             ended = train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
@@ -76,7 +70,7 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     """Do a run as any other of its ranks. Raises what went wrong on this one."""
     run, (student, data, resume) = grant.run, _given(grant.run, ranks, bench.cache.folder_of)
     with _pool(grant, bench, lambda: False) as pool:
-        told = Together[Endpoints](ranks, None, hear=pool.update, stopping=bench.stopping.is_set)
+        told = Together[News](ranks, None, hear=partial(hear_along, pool), stopping=bench.stopping.is_set)
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
         return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank)
 
@@ -117,6 +111,7 @@ def _pool(grant: LeaseGrant, bench: Bench, stopping: Callable[[], bool]) -> Teac
         {role: each for role, each in grant.teachers.items() if role != peer_role(grant)},
         bench.folder / "heads",
         fallbacks=grant.fallbacks,
+        vacant=Recipe.model_validate(grant.run.resolved).roles - grant.run.teachers.keys(),
         scores=bench.scores,
         deadline=bench.teacher_deadline,
         wait=bench.teacher_wait,

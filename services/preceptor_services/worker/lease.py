@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, Overloaded, PreceptorError, ServerFault, Unreachable
-from preceptor.wire.runs import LeaseGrant, LeaseStatus, ReplicaAddress
+from preceptor.wire.runs import LeaseGrant, LeaseStatus, ReplicaAddress, TeacherEndpoint
 
 BEATS_PER_TTL = 4
 JOIN_SECONDS = 5
@@ -25,6 +25,8 @@ _Changes = TypeVar("_Changes")
 
 Endpoints = Mapping[str, Sequence[ReplicaAddress]]
 """The endpoints that are now in use, by role."""
+Refilled = Mapping[str, TeacherEndpoint | None]
+"""Whom to ask, by role; None: nobody."""
 
 
 class Lease:
@@ -41,6 +43,8 @@ class Lease:
         self.lost = threading.Event()
         self.cancel = False
         self.pause = False
+        self.refilled: Refilled = {}
+        """Whom to ask in roles that were refilled since it was taken; None: nobody."""
         self._endpoints: Endpoints | None = None
         self._follow: Callable[[Endpoints], Callable[[], None]] | None = None
         self._following = threading.Lock()
@@ -71,7 +75,7 @@ class Lease:
         """Take note of what the control plane last said."""
         self._good_until = time.monotonic() + self._ttl_seconds
         self.cancel = self.cancel or status.cancel
-        self.pause = status.pause
+        self.pause, self.refilled = status.pause, status.refilled
         if status.teachers is not None:
             self._heard_of(status.teachers)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Collection
 from typing import Literal
 
 from preceptor.errors import NotFound, TeacherRefused, TeacherUnavailable
@@ -33,6 +34,9 @@ class PairedPool:
         self._counting = threading.Lock()
         self._answers: Counter[tuple[Kind, int, int]] = Counter()
         self._dropped = 0
+
+    def begin(self, step: int) -> Collection[str]:
+        return self._others.begin(step)
 
     def card(self, role: str) -> Card:
         return self._of(role).card(role)

@@ -8,12 +8,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, PreceptorError
 from preceptor.replicas import Changes
 from preceptor.wire.artifacts import ArtifactKind
-from preceptor.wire.runs import CheckpointReport, Evaluation, LeaseGrant, Note, Sample, StepReport, StepsReport
+from preceptor.wire.runs import (
+    CheckpointReport,
+    Evaluation,
+    LeaseGrant,
+    Note,
+    Sample,
+    StepReport,
+    StepsReport,
+    TeacherLedger,
+)
 from preceptor_services.worker.lease import Endpoints, Lease
 from preceptor_trainer.loop import Signal
 
@@ -39,6 +49,10 @@ class RunReporter:
         self._recorded_step = grant.recorded_step
         self._recorded_loss: dict[int, float] = {}
         self._largest_difference = 0.0
+        first = self._from_step + 1
+        self._refills = [
+            (first, each.role, each.left, each.joined) for each in self._run.refilled if each.step == first
+        ]
 
     def begin(self) -> None:
         """Get ready to compare what a resumed run recomputes; where it recomputes nothing, say so at once."""
@@ -61,8 +75,15 @@ class RunReporter:
         finally:
             self._lease.unfollow()
 
+    def refilled(self, role: str, left: str | None, joined: str | None, step: int) -> None:
+        """Take note that another teacher is asked from this step on; None: nobody."""
+        self._refills.append((step, role, left, joined))
+        data = {"message": f"Role {role}: from step {step} on {joined or 'nobody'} is asked", "role": role}
+        self._note_once({**data, "step": step, "joined": joined, "left": left})
+
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
-        """Record a step; the answer is what the loop has to do next."""
+        """Record a step, with the teachers that came with it; the answer is what the loop has to do next."""
+        report = self._with_refills(report)
         self._send(StepsReport(fence=self._lease.fence, steps=[report], samples=list(samples)))
         self.step_done = report.step
         if report.step <= self._recorded_step:
@@ -137,11 +158,28 @@ class RunReporter:
                 "left": list(each.left),
                 "refused": list(each.refused),
             }
-            note = Note(fence=self._lease.fence, data=data)
-            try:  # once: it comes from a heartbeat too, which must not wait, and the change is made whoever is told
-                self._lease.heard(self._client.runs.note(self._run.id, note))
-            except PreceptorError as error:
-                _log.warning("run %s: a note did not get through (%s)", self._run.id, error)
+            self._note_once(data)
+
+    def _note_once(self, data: dict[str, Any]) -> None:
+        """What a heartbeat has told must not make anybody wait, and changes what is done whoever is told."""
+        note = Note(fence=self._lease.fence, data=data)
+        try:
+            self._lease.heard(self._client.runs.note(self._run.id, note))
+        except PreceptorError as error:
+            _log.warning("run %s: a note did not get through (%s)", self._run.id, error)
+
+    def _with_refills(self, report: StepReport) -> StepReport:
+        """The report with who left and who joined with its step, by role."""
+        teachers = dict(report.ledger.teachers)
+        mine = [each for each in self._refills if each[0] == report.step]
+        for role in dict.fromkeys(role for _, role, _, _ in mine):
+            changes = [(left, joined) for _, of, left, joined in mine if of == role]
+            left, joined = changes[0][0], changes[-1][1]
+            if left != joined:
+                told = {"teachers_left": [left] if left else [], "teachers_joined": [joined] if joined else []}
+                teachers[role] = teachers.get(role, TeacherLedger()).model_copy(update=told)
+        ledger = report.ledger.model_copy(update={"teachers": teachers})
+        return report.model_copy(update={"ledger": ledger}) if mine else report
 
     def _note_resumed(self) -> None:
         data = {

@@ -5,7 +5,7 @@ The real things are tested where they live: the pool in the SDK's tests, both to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -39,6 +39,9 @@ class LocalScorer:
         self.asked: list[tuple[str, ScoreRequest]] = []
         self.hash = HEAD
         """Of the head, as scores name it."""
+
+    def begin(self, step: int) -> Collection[str]:
+        return ()
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         self.asked.append((role, request))

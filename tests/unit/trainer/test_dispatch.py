@@ -4,7 +4,7 @@ changes nothing."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -125,6 +125,25 @@ def test_another_teacher_that_is_not_routed_changes_no_bit_and_is_never_called(
         assert ended.model is not None and "code" not in scorer.called
         weights.append(weights_of(load_model(ended.model)))
     assert torch.equal(*weights) and not torch.equal(weights[0], weights_of(models["student"]))
+
+
+class Leaving(Local):
+    """Nobody fills the role `law` from step 2 on."""
+
+    def begin(self, step: int) -> Collection[str]:
+        return {"law"} if step >= 2 else set()
+
+
+def test_a_role_that_nobody_fills_has_no_opinion_and_is_counted(models: dict[str, Model]) -> None:
+    recipe, scorer = routed("opd"), Leaving(models)
+    rows = rows_of(recipe, models["student"], "maths", "law")
+    opinions = Opinions(recipe, models["student"], scorer, 0, torch.float32)
+    assert opinions.ask(rows, 1).unrouted == 0
+    scorer.asked.clear()
+    asked = opinions.ask(rows, 2)
+    law = [row for row in rows if row.task.columns["domain"] == "law"]
+    assert asked.unrouted == len(law) > 0 and asked.scored == len(rows) - len(law)
+    assert [role for role, _ in scorer.asked] == ["maths"]
 
 
 def test_a_domain_without_a_teacher_ends_the_run_where_it_comes_up(models: dict[str, Model]) -> None:

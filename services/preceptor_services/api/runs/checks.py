@@ -5,7 +5,7 @@ What only the worker can find out (weights that cannot be loaded, prompts that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -30,10 +30,10 @@ from preceptor.wire.training import (
 from preceptor_services.api.artifacts import service as artifacts
 from preceptor_services.api.runs.data_checks import check_data
 from preceptor_services.api.runs.recipe_checks import check_leaks, recipe_of
-from preceptor_services.api.runs.sampler_checks import check_sampler
+from preceptor_services.api.runs.sampler_checks import check_apart, check_sampler
 from preceptor_services.api.runs.skill_checks import check_skills
 from preceptor_services.api.runs.teacher_checks import cards_of, check_suit
-from preceptor_services.api.runs.training_checks import check_training
+from preceptor_services.api.runs.training_checks import check_taught, check_training
 from preceptor_services.problems import invalid
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.standing import STANDING
@@ -78,6 +78,20 @@ def check(session: Session, wish: RunCreate, *, paired: bool = False) -> Accepte
     check_sampler(session, wish, recipe, training, student, longest)
     check_training(session, wish, recipe, training, student, cards)
     return Accepted(recipe=recipe, training=training, skills=skills)
+
+
+def check_filled(
+    session: Session, wish: RunCreate, recipe: Recipe, training: Training, kept: Collection[str], run_id: str
+) -> None:
+    """Raises Invalid where a run that was accepted cannot go on with these teachers. `kept`: roles that are filled as
+    before."""
+    student = _student(session, wish.student)
+    cards = cards_of(session, recipe, wish, kept)
+    asking, _ = check_skills(session, recipe, wish)
+    longest = check_data(session, asking, wish.data, training, student)
+    check_suit(session, cards, recipe, student, longest, wish.alignment)
+    check_apart(wish)
+    check_taught(session, wish, recipe, training, student, cards, run_id)
 
 
 def _fields(path: tuple[int | str, ...]) -> list[str]:

@@ -9,10 +9,11 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from preceptor.wire.common import Page
+from preceptor.wire.fillings import Refill
 from preceptor.wire.runs import Evaluation, Run, RunCreate, RunState, Sample, StepReport
 from preceptor_services.api.deps import LIMIT, MOST, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, readings, service
+from preceptor_services.api.runs import history, readings, refilling, service
 from preceptor_services.api.runs.stream import stream
 
 ROUTER = router("runs")
@@ -44,6 +45,12 @@ _WISH = Body(
                 },
             },
         },
+    }
+)
+_REFILL = Body(
+    openapi_examples={
+        "replace": {"summary": "Another teacher for a role", "value": {"teachers": {"maths": "maths-72b"}}},
+        "empty": {"summary": "Nobody for a domain of a router", "value": {"teachers": {"law": None}}},
     }
 )
 IdempotencyKey = Annotated[
@@ -108,6 +115,12 @@ def resume_run(
 ) -> Run:
     """Queue a paused, failed or cancelled run again; it goes on from its last checkpoint."""
     return service.resume(plane, unit, run_id, step)
+
+
+@ROUTER.patch("/runs/{run_id}/teachers")
+def refill_run(run_id: str, wish: Annotated[Refill, _REFILL], caller: Runner, plane: PlaneDep, unit: UnitDep) -> Run:
+    """Have other teachers fill some of a run's roles; a worker that has it follows between two steps."""
+    return refilling.refill(plane, unit, run_id, wish, caller.key_id)
 
 
 @ROUTER.get(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict, LeaseLost
 from preceptor.wire import runs as wire
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, pairs
+from preceptor_services.api.runs import history, pairs, refills
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import shown
 from preceptor_services.api.sending import enqueue
@@ -48,6 +48,7 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
         history.moved(session, run, State.RUNNING, State.QUEUED, f"the lease of {lost_by} ended", at)
     attempt = f"taken by {worker}" + (f", attempt {run.attempt}" if run.attempt > 1 else "")
     history.moved(session, run, State.QUEUED, State.RUNNING, attempt, at, worker=worker, attempt=run.attempt)
+    refills.taken_up(session, run, at)
     roles = roles_of(session, [run_id]).get(run_id, Roles())
     return wire.LeaseGrant(
         run=shown(run, roles),
@@ -122,8 +123,13 @@ def lost(run: models.Run, fence: int) -> LeaseLost:
 def beat(plane: Plane, session: Session, run: models.Run, at: datetime) -> wire.LeaseStatus:
     """Let the lease last; says what the worker is to do, and where its teachers answer now."""
     run.lease_until = until = at + timedelta(seconds=plane.settings.lease_seconds)
+    refilled = refills.since_taken(session, run)
     return wire.LeaseStatus(
-        until=until, cancel=run.cancel_requested, pause=run.pause_requested, teachers=addresses(session, run.id)
+        until=until,
+        cancel=run.cancel_requested,
+        pause=run.pause_requested,
+        teachers={role: each for role, each in addresses(session, run.id).items() if role not in refilled},
+        refilled=refilled,
     )
 
 

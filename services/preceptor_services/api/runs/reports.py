@@ -15,7 +15,7 @@ from preceptor.wire import runs as wire
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor_services.api.artifacts.service import forget, ready_facts
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, leases
+from preceptor_services.api.runs import history, leases, refills
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import shown
 from preceptor_services.db import models
@@ -66,6 +66,7 @@ def _steps(session: Session, run: models.Run, reports: Sequence[wire.StepReport]
             )
         session.add(models.Step(run_id=run.id, step=each.step, at=at, fence=fence, report=each))
         run.step = each.step
+        refills.recorded(session, run, each)
         news.append(("step", plain(each)))
     session.flush()
     return news

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from preceptor.wire.fillings import Refilled
 from preceptor.wire.teachers import OWN_BASE, SAMPLER
 from preceptor_services.db import models
 
@@ -20,6 +21,8 @@ class Roles:
     fallbacks: dict[str, str] = field(default_factory=dict[str, str])
     sampler: str | None = None
     """Who writes the rollouts; None: the worker."""
+    refilled: tuple[Refilled, ...] = ()
+    """Teachers that others have replaced."""
 
     @property
     def registered(self) -> dict[str, str]:
@@ -40,6 +43,11 @@ def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
         roles.teachers[each.role] = each.teacher
         if each.fallback is not None:
             roles.fallbacks[each.role] = each.fallback
+    changes = models.Refill
+    for each in session.scalars(select(changes).where(changes.run_id.in_(run_ids)).order_by(changes.number)):
+        roles = found.setdefault(each.run_id, Roles())
+        told = Refilled(role=each.role, left=each.left, joined=each.joined, at=each.at, step=each.step)
+        roles.refilled = (*roles.refilled, told)
     return found
 
 

@@ -34,8 +34,14 @@ def check_sampler(
     _check_writes(name, TeacherKind(teacher.kind), teacher.card)
     _check_recipe(recipe)
     _check_fits(name, teacher.card, recipe, student, longest)
+    check_apart(wish)
+
+
+def check_apart(wish: RunCreate) -> None:
+    """Raises Invalid where the sampler is a teacher of the run too."""
+    name = wish.sampler
     for field, names in (("teachers", wish.teachers), ("fallbacks", wish.fallbacks)):
-        if role := _role_of(name, names):
+        if name is not None and (role := _role_of(name, names)):
             raise Invalid(
                 f"sampler: teacher {name} is {field}.{role} too, and would move with the student's weights.",
                 field="sampler",

@@ -44,6 +44,7 @@ def shown(run: models.Run, roles: Roles) -> wire.Run:
         student=run.student,
         teachers=roles.teachers,
         fallbacks=roles.fallbacks,
+        refilled=roles.refilled,
         sampler=roles.sampler,
         skills=run.skills,
         data=run.data,

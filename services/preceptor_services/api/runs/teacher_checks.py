@@ -31,10 +31,12 @@ class Named:
     card: Card
 
 
-def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Named]:
-    """All teachers that a wish names. Raises Invalid where one is missing, unknown, or takes no new runs."""
+def cards_of(session: Session, recipe: Recipe, wish: RunCreate, kept: Collection[str] = ()) -> Sequence[Named]:
+    """All teachers that a wish names. Raises Invalid where one is missing, unknown, or takes no new runs. `kept`: roles
+    whose teachers the run has already, whatever has become of them."""
     _check_roles(recipe.roles, wish.teachers, "teachers")
-    if absent := sorted(recipe.roles - wish.teachers.keys()):
+    check_vacant(recipe, wish)
+    if absent := sorted(recipe.roles - wish.teachers.keys() - set(wish.vacant)):
         raise Invalid(
             f"teachers.{absent[0]}: the recipe needs a teacher for this role, and the run names none.",
             field=f"teachers.{absent[0]}",
@@ -47,7 +49,7 @@ def cards_of(session: Session, recipe: Recipe, wish: RunCreate) -> Sequence[Name
     _check_fallbacks(recipe, wish)
     pairs = (("teachers", wish.teachers), ("fallbacks", wish.fallbacks))
     return [
-        Named(field=f"{field}.{role}", role=role, name=name, card=_card(session, f"{field}.{role}", name))
+        Named(field=f"{field}.{role}", role=role, name=name, card=_card(session, f"{field}.{role}", name, role in kept))
         for field, names in pairs
         for role, name in sorted(names.items())
         if (field, name) != ("teachers", OWN_BASE)
@@ -134,6 +136,33 @@ def _check_roles(roles: Collection[str], wished: Mapping[str, str], field: str) 
         )
 
 
+def check_vacant(recipe: Recipe, wish: RunCreate) -> None:
+    """Raises Invalid where a role is left empty that somebody must fill: only a router can do without one of its."""
+    _check_roles(recipe.roles, dict.fromkeys(wish.vacant, ""), "vacant")
+    asked = {role: name for name, each in recipe.contexts.items() if each.router is None for role in each.scorers}
+    for role in sorted(wish.vacant):
+        others = [name for name, each in recipe.routers.items() if not set(each.experts) - set(wish.vacant)]
+        why = None
+        if role in wish.teachers:
+            why = f"teacher {wish.teachers[role]} fills it"
+        elif role in recipe.writers:
+            why = "it is asked for text"
+        elif role in asked:
+            why = f"context '{asked[role]}' asks it about every rollout"
+        elif role == "self" and recipe.teacher.kind != "frozen":
+            why = f"the recipe moves its self-teacher ('{recipe.teacher.kind}')"
+        elif role in wish.fallbacks:
+            why = f"teacher {wish.fallbacks[role]} would be asked in nobody's stead (fallbacks)"
+        elif others:
+            why = f"the router of context '{others[0]}' would have nobody left to ask"
+        if why is not None:
+            raise Invalid(
+                f"teachers.{role}: this role cannot be left empty: {why}.",
+                field=f"teachers.{role}",
+                remedy="Name a registered teacher for it.",
+            )
+
+
 def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
     """A fallback is there where a context asks for one, and nowhere else."""
     asked = {name: (*each.scorers, *each.writers) for name, each in recipe.contexts.items()}
@@ -165,14 +194,14 @@ def _check_fallbacks(recipe: Recipe, wish: RunCreate) -> None:
             )
 
 
-def _card(session: Session, field: str, name: str) -> Card:
-    card = registered(session, field, name).card
-    assert card is not None, "it is ready"
+def _card(session: Session, field: str, name: str, kept: bool) -> Card:
+    card = registered(session, field, name, kept=kept).card
+    assert card is not None, "it is ready, or was"
     return card
 
 
-def registered(session: Session, field: str, name: str) -> models.Teacher:
-    """A teacher that takes new runs. Raises Invalid, naming the field."""
+def registered(session: Session, field: str, name: str, *, kept: bool = False) -> models.Teacher:
+    """A teacher that takes new runs, or is `kept` by one that it has. Raises Invalid, naming the field."""
     teacher = teachers.find(session, name)
     if teacher is None:
         known = [each.name for each in teachers.every(session)]
@@ -180,7 +209,7 @@ def registered(session: Session, field: str, name: str) -> models.Teacher:
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}." if known else "Register one."
         raise Invalid(f"{field}: there is no teacher {name[:100]!r}.", field=field, remedy=hint)
     state = teacher_state(teacher)
-    if state is not TeacherState.READY or teacher.card is None:
+    if teacher.card is None or (state is not TeacherState.READY and not kept):
         raise Invalid(
             f"{field}: teacher {name} is {state.value}, and takes no new runs.",
             field=field,

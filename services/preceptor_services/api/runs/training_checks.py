@@ -25,15 +25,30 @@ def check_training(
     session: Session, wish: RunCreate, recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]
 ) -> None:
     """Raises Invalid where a setting could have no effect, or not the one it names."""
-    _check_adapters(wish, recipe, training)
-    _check_guards(recipe, training, student, named)
+    _check_adapters(recipe, training)
+    _check_guards(recipe, training)
+    check_taught(session, wish, recipe, training, student, named)
+
+
+def check_taught(
+    session: Session,
+    wish: RunCreate,
+    recipe: Recipe,
+    training: Training,
+    student: ModelFacts,
+    named: Sequence[Named],
+    but: str | None = None,
+) -> None:
+    """Raises Invalid where it could not with these teachers. `but`: as in `check_alone`."""
+    _check_own_base(wish)
+    _check_tail(recipe, training, student, named)
     _check_sparse(wish, recipe, student, named)
     _check_moves(wish, recipe, {each.role: each for each in named if each.field.startswith("teachers.")})
     fields = {each.name: each.field for each in named}
     if wish.sampler is not None:
         fields[wish.sampler] = SAMPLER
     try:
-        check_alone(session, fields, moved(recipe.teacher.kind, wish.teachers, wish.sampler))
+        check_alone(session, fields, moved(recipe.teacher.kind, wish.teachers, wish.sampler), but)
     except Conflict as error:
         field = fields[error.problem.field or ""]
         raise Invalid(f"{field}: {error.problem.detail}", field=field, remedy=error.problem.remedy) from error
@@ -76,7 +91,7 @@ def check_alone(session: Session, names: Collection[str], ours: Collection[str],
             )
 
 
-def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None:
+def _check_adapters(recipe: Recipe, training: Training) -> None:
     if training.lora is not None and recipe.constraint.kind != "all":
         raise Invalid(
             f"training.lora: only adapters move, and the recipe's constraint ('{recipe.constraint.kind}') is about the "
@@ -84,6 +99,9 @@ def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None
             field="training.lora",
             remedy='Leave one of them out; {"constraint": {"kind": "all"}} takes back the recipe\'s.',
         )
+
+
+def _check_own_base(wish: RunCreate) -> None:
     for role, name in sorted(wish.teachers.items()):
         if name != OWN_BASE:
             continue
@@ -96,7 +114,7 @@ def _check_adapters(wish: RunCreate, recipe: Recipe, training: Training) -> None
             )
 
 
-def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]) -> None:
+def _check_guards(recipe: Recipe, training: Training) -> None:
     guards = training.guards
     for name in ("repetition", "length"):
         if getattr(guards, name) is not None and recipe.rollout.kind == "dataset":
@@ -112,7 +130,10 @@ def _check_guards(recipe: Recipe, training: Training, student: ModelFacts, named
             field="training.guards.clip",
             remedy='Leave it out, or override: {"objective.0.clip": 0.05}.',
         )
-    if guards.tail is not None and not any(_is_sparse(recipe, each, student) for each in named):
+
+
+def _check_tail(recipe: Recipe, training: Training, student: ModelFacts, named: Sequence[Named]) -> None:
+    if training.guards.tail is not None and not any(_is_sparse(recipe, each, student) for each in named):
         raise Invalid(
             "training.guards.tail: no teacher of this run answers with a sparse support, so that nothing is left out.",
             field="training.guards.tail",

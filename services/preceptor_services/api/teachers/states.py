@@ -116,7 +116,8 @@ def used(session: Session, states: Sequence[str]) -> set[str]:
     """Names of the teachers that a run in one of these states may ask."""
     runs, asked = models.Run, models.RunTeacher
     query = select(asked.teacher, asked.fallback).join(runs, runs.id == asked.run_id).where(runs.state.in_(states))
-    return {name for pair in session.execute(query.distinct()) for name in pair if name is not None}
+    found = {name for pair in session.execute(query.distinct()) for name in pair if name is not None}
+    return found | {name for _, name in _leaving(session, states)}
 
 
 def users(session: Session, names: Iterable[str], states: Sequence[str]) -> dict[str, list[str]]:
@@ -128,7 +129,19 @@ def users(session: Session, names: Iterable[str], states: Sequence[str]) -> dict
     for run_id, teacher, fallback in session.execute(query):
         for name in {teacher, fallback} & set(wanted):
             found.setdefault(name, set()).add(run_id)
+    for run_id, name in _leaving(session, states):
+        if name in wanted:
+            found.setdefault(name, set()).add(run_id)
     return {name: sorted(run_ids) for name, run_ids in found.items()}
+
+
+def _leaving(session: Session, states: Sequence[str]) -> list[tuple[str, str]]:
+    """Runs in these states, and the teachers that were replaced in them and are asked until the worker has followed."""
+    runs, table = models.Run, models.Refill
+    query = select(table.run_id, table.left).join(runs, runs.id == table.run_id)
+    query = query.where(runs.state.in_(states), runs.lease_until.is_not(None), table.fence == runs.fence)
+    query = query.where(table.step.is_(None), table.left.is_not(None))
+    return [(run_id, str(name)) for run_id, name in session.execute(query)]
 
 
 def _state(found: str, drained: bool) -> TeacherState:

@@ -7,7 +7,7 @@ from preceptor_services.db.models.artifacts import Artifact, Blob
 from preceptor_services.db.models.codistillations import Codistillation, CodistillationSide, Publication
 from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn
 from preceptor_services.db.models.keys import Key
-from preceptor_services.db.models.runs import Evaluation, Event, Run, RunTeacher, Sample, Step, Transition
+from preceptor_services.db.models.runs import Evaluation, Event, Refill, Run, RunTeacher, Sample, Step, Transition
 from preceptor_services.db.models.skills import (
     Skill,
     SkillBank,
@@ -32,6 +32,7 @@ __all__ = [
     "Event",
     "Key",
     "Publication",
+    "Refill",
     "Run",
     "RunTeacher",
     "Sample",

@@ -89,6 +89,27 @@ class RunTeacher(Base):
     """The teacher that is asked where this one gives no answer."""
 
 
+class Refill(Base):
+    """A role of a run that another teacher fills than before. By name, as in RunTeacher."""
+
+    __tablename__ = "refills"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """1, 2 ... within its run."""
+    role: Mapped[str] = mapped_column(String(100))
+    left: Mapped[str | None] = mapped_column("teacher_left", String(100), index=True)
+    """Who filled it until then."""
+    joined: Mapped[str | None] = mapped_column("teacher_joined", String(100))
+    """Who fills it since."""
+    at: Mapped[datetime] = mapped_column(Instant)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    """The run's lease at that moment: its worker was told of whoever filled the role when it was taken."""
+    step: Mapped[int | None] = mapped_column(Integer)
+    """The first step that `joined` was asked in."""
+    created_by: Mapped[str] = mapped_column(ForeignKey("keys.id"))
+
+
 class Transition(Base):
     """A change of a run's state."""
 

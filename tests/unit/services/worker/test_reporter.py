@@ -58,7 +58,7 @@ def step(number: int, loss: float) -> StepReport:
 
 def reporter_on(runs: Runs, *, checkpoint: int | None, attempt: int) -> tuple[RunReporter, threading.Event]:
     reference = None if checkpoint is None else SimpleNamespace(step=checkpoint)
-    run = SimpleNamespace(id="run-1", name="mine", checkpoint=reference, attempt=attempt)
+    run = SimpleNamespace(id="run-1", name="mine", checkpoint=reference, attempt=attempt, refilled=())
     recorded = runs.recorded[-1].step if runs.recorded else 0
     grant = cast(LeaseGrant, SimpleNamespace(run=run, fence=7, ttl_seconds=60.0, recorded_step=recorded))
     client, stopping = cast(Client, SimpleNamespace(runs=runs)), threading.Event()
