@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
-from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, ServerFault, TooLarge
+from preceptor.errors import NotAuthorised, Overloaded, PreceptorError, ServerFault, TooLarge
+from preceptor.validation import invalid as invalid
 from preceptor.wire.common import Problem
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,6 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
 Answer = tuple[Problem, dict[str, str]]
 """A problem and the headers that go with it."""
-SHOWN = 100
-"""Characters of a wrong value that an error repeats."""
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None, *, message: bool = False) -> Response:
@@ -38,30 +36,6 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None, *,
     if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         extra.setdefault("Retry-After", str(RETRY_SECONDS))
     return Response(json.dumps(body), status_code=problem.status, media_type=MEDIA_TYPE, headers=extra)
-
-
-def invalid(errors: Sequence[Any], *, prefix: str = "", skip: int = 0) -> Invalid:
-    """The error for what pydantic found: the first complaint, as a sentence.
-
-    `prefix` goes before the field's path, of which the first `skip` parts are left out.
-    """
-    first = errors[0]
-    path = ".".join(str(part) for part in first["loc"][skip:])
-    field = ".".join(part for part in (prefix, path) if part) or None
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    if first["type"] == "json_invalid":
-        return Invalid(f"The body is not JSON: {first['ctx']['error']} (character {first['loc'][-1]}).")
-    if first["type"] == "missing":
-        detail = f"{field} is missing." if field else "The body is missing."
-    elif first["type"] == "extra_forbidden":
-        detail = f"{field}: there is no such field."
-    else:
-        given = first.get("input")
-        shown = repr(given) if isinstance(given, str | int | float | bool) or given is None else type(given).__name__
-        detail = f"{field or 'the body'}: {message} (got {shown[:SHOWN]})."
-    rest = len(errors) - 1
-    remedy = f"Correct it; {rest} more problem{'s' * (rest > 1)} would follow." if rest else None
-    return Invalid(detail, field=field, remedy=remedy)
 
 
 class Refused(HTTPException):

@@ -59,3 +59,20 @@ def test_banks_on_the_command_line(sqlite_house: House, tmp_path: Path, monkeypa
         say("import", str(file), "--name", "other")
     with pytest.raises(Invalid, match="names no version"):
         say("show", "algebra@latest")
+
+
+def test_a_bank_survives_its_file_whatever_its_skills_hold(
+    sqlite_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    house, file = sqlite_house, tmp_path / "bank.jsonl"
+    monkeypatch.setattr(cli, "connect", lambda url, key_file: house.client(ADMIN))
+    told = SkillCreate(skill="One\u2028two\u2029three\x85four\r\nfive\x0bsix\x1cseven", mistake='\ud7ff 🦊 \\n "')
+    house.admin.skills.create("odd")
+    house.admin.skills.add("odd", [told])
+    for arguments in (["export", "odd", str(file)], ["import", str(file), "--name", "even"]):
+        done = CliRunner().invoke(create_app(), ["skills", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    (again,) = house.admin.skills.skills("even")
+    assert (again.skill, again.mistake) == (told.skill, told.mistake)
+    with pytest.raises(Invalid, match="cannot be read"):
+        CliRunner().invoke(create_app(), ["skills", "import", str(tmp_path / "nix")], catch_exceptions=False)

@@ -13,7 +13,8 @@ import typer
 from pydantic import ValidationError
 
 from preceptor.cli import artifacts, codistill, debates, exports, keys, output, recipes, runs, skills, teachers
-from preceptor.errors import Invalid, PreceptorError
+from preceptor.errors import PreceptorError
+from preceptor.validation import invalid
 
 COMMANDS_GROUP = "preceptor.commands"
 """Entry points that add commands: `register(app)`. Loading one imports nothing heavy."""
@@ -52,9 +53,7 @@ def main() -> None:
     except PreceptorError as error:
         raise _ended(error) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise _ended(Invalid(f"{field}: {first['msg']}.", field=field, remedy="Correct it.")) from None
+        raise _ended(invalid(error.errors(include_url=False), whole="what was given")) from None
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise _ended(PreceptorError(f"{what}.", remedy="Check the path, its rights and its disk.")) from None

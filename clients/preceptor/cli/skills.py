@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from preceptor.cli import output
+from preceptor.cli.files import read_text
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.errors import Invalid
 from preceptor.resources.skills import pinned
@@ -97,12 +98,7 @@ def import_(
     as_json: output.Json = False,
 ) -> None:
     """Make a bank from a file, or fold the file into the bank of its name. Every hash is checked first."""
-    try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise Invalid(
-            f"{file} is not text in UTF-8.", field="file", remedy="Give what `export` has written."
-        ) from error
+    lines = read_text(file).split("\n")  # and no others of Unicode's line ends: a skill may hold them
     with connect(url, key_file) as client:
         bank = client.skills.import_(lines, name=name)
     if as_json:

@@ -21,6 +21,8 @@ NOUNS = {
     "recipes": {"list", "show"},
     "artifacts": {"push", "list", "pull"},
     "skills": {"list", "show", "search", "diff", "import", "export"},
+    "debates": {"start", "list", "show", "cancel", "templates"},
+    "codistill": {"start", "list", "show", "watch", "stop", "resume"},
     "keys": {"create", "list", "revoke"},
     "teacher": {"serve", "load-weights"},
 }
