@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,7 +13,8 @@ from rich.panel import Panel
 from rich.rule import Rule
 
 from preceptor.cli import output
-from preceptor.cli.runfile import assignments
+from preceptor.cli.files import read_text
+from preceptor.cli.runfile import assignments, merged
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.errors import Invalid
 from preceptor.wire.debates import Debate, DebateCreate, DebateState, DebateTemplate, DebateTurn
@@ -31,7 +33,9 @@ def start(
     attempt: Annotated[
         str | None, typer.Option(help="The student's answer, which they then see; without it the debate is blind.")
     ] = None,
-    template: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="The wording.")] = "discussion",
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="The wording; else `discussion`.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="How often each speaks at most; else the template says.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens that may be written in all.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds that it may take.")] = None,
@@ -46,21 +50,24 @@ def start(
     key_file: KeyFile = None,
     as_json: output.Json = False,
 ) -> None:
-    """Start a debate. The same question to the same teachers in the same words is answered from the last one."""
+    """Start a debate. The same question to the same teachers in the same words is answered from the last one.
+
+    With --wait, exit code 1 when it did not succeed.
+    """
     asked = typer.get_text_stream("stdin").read() if question == "-" else question
-    wish = assignments(set_ or [], fields=DebateCreate.model_fields)
-    wish |= {"question": asked, "teachers": tuple(teacher), "template": template, "fresh": fresh, "attempt": attempt}
-    budget = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
-    wish["budget"] = {**wish.get("budget", {}), **budget}
-    if rounds is not None:
-        wish["overrides"] = {**wish.get("overrides", {}), "rounds": rounds}
-    create = DebateCreate.model_validate(wish)
+    own = {"attempt": attempt, "template": template, "fresh": fresh or None}
+    tables = {"budget": {"tokens": tokens, "seconds": seconds}, "overrides": {"rounds": rounds}}
+    changes = _stated(own) | {name: table for name, each in tables.items() if (table := _stated(each))}
+    wish = merged(assignments(set_ or [], fields=DebateCreate.model_fields.keys() - {"question", "teachers"}), changes)
+    create = DebateCreate.model_validate({**wish, "question": asked, "teachers": tuple(teacher)})
     with connect(url, key_file) as client:
         debate = client.debates.start(create, idempotency_key=idempotency_key)
         if wait and not debate.state.ended:
-            debate = client.debates.wait(debate.id, seconds=2 * create.budget.seconds + 60)
+            with output.complaints.status(f"Debate {debate.id}: {', '.join(teacher)}"):
+                debate = client.debates.wait(debate.id, seconds=2 * create.budget.seconds + 60)
     if wait:
-        return _show(debate, as_json)
+        _show(debate, as_json)
+        raise typer.Exit(0 if debate.state is DebateState.SUCCEEDED else 1)
     if as_json:
         return output.show_json(debate)
     said = f", as it was held in {debate.cached_from}" if debate.cached_from else ""
@@ -133,7 +140,7 @@ def templates(
         elif store is None:
             found = (client.debates.template(name),)
         else:
-            words = DebateTemplate.model_validate_json(store.expanduser().read_text(encoding="utf-8"))
+            words = DebateTemplate.model_validate_json(read_text(store))
             found = (client.debates.store_template(name, words),)
     if as_json:
         return output.show_json(found if name is None else found[0])
@@ -150,6 +157,11 @@ def templates(
         for each in found
     ]
     output.show_table(("template", "hash", "rounds", "roles", "stored"), rows, empty="There are none.")
+
+
+def _stated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _show(debate: Debate, as_json: bool) -> None:
