@@ -19,9 +19,10 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.common.hosts import Host, Hosts, connected
-from examples.common.stack import environment, free_port
+from examples.common.stack import environment
 from preceptor.client import Client
 from preceptor.errors import PreceptorError
+from preceptor_services import ports
 from preceptor_services.supervisor import Happening, Process, StartFailed, Supervisor
 from preceptor_services.up import answers, broker
 
@@ -51,7 +52,7 @@ def apart(console: Console, name: str, *workers: str) -> Iterator[Apart]:
     folder = Path(tempfile.mkdtemp(prefix=f"preceptor-{name}-"))
     try:
         with connected(folder, (CONTROL, *workers)) as hosts, hosts[CONTROL].inside():
-            running = Apart(url=f"http://{hosts[CONTROL].address}:{free_port()}", key=_new_key(), hosts=hosts)
+            running = Apart(url=f"http://{hosts[CONTROL].address}:{ports.free()}", key=_new_key(), hosts=hosts)
             with _kept_alive(folder / "logs", console, _processes(folder, running)):
                 console.print(f"  up at {running.url}, logs in {folder}/logs", highlight=False)
                 yield running
@@ -65,7 +66,7 @@ def apart(console: Console, name: str, *workers: str) -> Iterator[Apart]:
 def _processes(folder: Path, running: Apart) -> list[list[Process]]:
     """What is started, one list after the other."""
     control, *others = running.hosts.by_name.values()
-    where, password, worker_key = (control.address, free_port()), _new_key(), _new_key()
+    where, password, worker_key = (control.address, ports.free()), _new_key(), _new_key()
     shared = {"BROKER_URL": f"redis://:{password}@{where[0]}:{where[1]}/0", "TEACHER_KEY": _new_key()}
     api = {
         "DATABASE_URL": f"sqlite:///{control.disk / 'preceptor.db'}",

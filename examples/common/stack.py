@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
 from urllib.error import URLError
 
 from rich.console import Console
@@ -23,7 +22,7 @@ from rich.console import Console
 from preceptor.client import Client
 from preceptor.errors import NotFound, PreceptorError
 from preceptor.wire.teachers import Teacher, TeacherCreate
-from preceptor_services import tether
+from preceptor_services import ports, tether
 
 KEY_ENV = "PRECEPTOR_TEACHER_KEY"
 """The variable with the key of the teacher that comes with it."""
@@ -55,7 +54,7 @@ class Stack:
         """Start one more teacher (`options` of `preceptor teacher serve`: `--model FOLDER`, say) and register it."""
         if self.logs is None:
             raise PreceptorError("Teachers are started only beside a Preceptor of the example's own.")
-        port = free_port()
+        port = ports.free()
         url = f"http://127.0.0.1:{port}"
         arguments = ("teacher", "serve", "--name", name, "--port", str(port), *options)
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -138,10 +137,3 @@ def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except (URLError, OSError):
             time.sleep(0.1)
     raise PreceptorError(f"The teacher at {url} did not start.", remedy=f"Its own words are in {log}.")
-
-
-def free_port() -> int:
-    """A port of this machine that nobody has; in a host's network, of that."""
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
