@@ -30,6 +30,8 @@ _STYLES = {
     "magenta": ("cancelled",),
 }
 _STATE_STYLES = {state: style for style, states in _STYLES.items() for state in states}
+_CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+"""Characters that a terminal obeys."""
 
 
 def show_json(value: BaseModel | Sequence[BaseModel] | Mapping[str, Any]) -> None:
@@ -51,7 +53,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empt
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "id")  # whoever copies one wants all of it
     for row in rows:
         table.add_row(*(cell(each) for each in row))
     console.print(table)
@@ -76,9 +78,15 @@ def cell(value: object) -> str:
         return ago(value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = escape(str(value))
+    text = plain(str(value))
     style = _STATE_STYLES.get(text)
     return f"[{style}]{text}[/]" if style else text
+
+
+def plain(text: str) -> str:
+    """Somebody's text as it may be printed: its markup is text, and what a terminal would obey is not passed on. Models
+    write what is shown here, and what they read may have told them to."""
+    return escape(text.translate(_CONTROLS))
 
 
 def ago(moment: datetime) -> str:
@@ -102,9 +110,9 @@ def complain(error: PreceptorError, *, as_json: bool) -> None:
         return
     problem = error.problem
     where = f" ({problem.field})" if problem.field else ""
-    complaints.print(f"[bold red]{escape(problem.title)}[/]{escape(where)}: {escape(problem.detail)}", soft_wrap=True)
+    complaints.print(f"[bold red]{plain(problem.title)}[/]{plain(where)}: {plain(problem.detail)}", soft_wrap=True)
     if problem.remedy:
-        complaints.print(f"[bold]What to do:[/] {escape(problem.remedy)}", soft_wrap=True)
+        complaints.print(f"[bold]What to do:[/] {plain(problem.remedy)}", soft_wrap=True)
 
 
 def exit_code(error: PreceptorError) -> int:
