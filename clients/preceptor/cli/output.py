@@ -30,6 +30,8 @@ _STYLES = {
     "magenta": ("cancelled",),
 }
 _STATE_STYLES = {state: style for style, states in _STYLES.items() for state in states}
+_WHOLE = 24
+"""Characters of an id or a state up to which it is not broken, whatever that leaves for the rest: people copy them."""
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Characters that a terminal obeys."""
 
@@ -52,8 +54,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empt
         console.print(empty, style="dim")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "id")  # whoever copies one wants all of it
+    for place, column in enumerate(columns):
+        whole = column in ("id", "run", "state") and all(len(str(row[place])) <= _WHOLE for row in rows)
+        table.add_column(column, overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(cell(each) for each in row))
     console.print(table)

@@ -31,5 +31,8 @@ def test_what_a_terminal_would_obey_is_not_passed_on(narrow: Console) -> None:
 def test_an_id_is_never_broken(narrow: Console) -> None:
     row = ("debate-0123456789ab", "word " * 40, "teacher-one, teacher-two", "succeeded", "agreement", 1234, "2 min ago")
     output.show_table(("id", "question", "teachers", "state", "ended by", "tokens", "made"), [row], empty="")
-    lines = narrow.export_text().splitlines()
+    lines = narrow.export_text(clear=True).splitlines()
     assert any(line.startswith("debate-0123456789ab ") for line in lines) and max(map(len, lines)) <= 80
+    assert any(" succeeded " in line for line in lines)
+    output.show_table(("id", "kind", "made"), [("sha256:" + "a" * 64, "checkpoint", "31 min ago")], empty="")
+    assert len(narrow.export_text().splitlines()) < 5, "unless it would leave nothing for the others"
