@@ -40,6 +40,10 @@ class Row:
     verdict: Verdict | None = None
 
 
+MASKED, NOT_ASKED, OWN_TOKENS = -1, -2, -3
+"""Where a token belongs to no span of a teacher with another tokenizer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One opinion per token of the batch: the k-th prompt of one context."""
@@ -50,8 +54,8 @@ class Slot:
     """As the teacher answered it; 0 where absent, and never read there."""
     span_T: Tensor | None = None
     """From a teacher with another tokenizer: the span that each token belongs to, numbered over the batch; -1 where it
-    is masked, -2 where the rollout was not asked about. Then `logprob_T` holds the whole span's on each of its tokens,
-    until `share_spans` has been there."""
+    is masked, -2 where the rollout was not asked about, -3 where another teacher was, that reads the student's tokens.
+    Then `logprob_T` holds the whole span's on each of its tokens, until `share_spans` has been there."""
     present_T: Tensor
     weight_T: Tensor
     entropy_T: Tensor | None = None
@@ -208,9 +212,10 @@ def _by_token(slot: Slot, logprob_T: Tensor) -> Slot:
         return slot
     heard_T, span_T = slot.span_T >= 0, slot.span_T.clamp(min=0)
     own_T = torch.where(heard_T, logprob_T, torch.zeros_like(logprob_T))
+    plain_T = torch.where(slot.span_T == OWN_TOKENS, slot.logprob_T, torch.zeros_like(own_T))
     total_S = own_T.new_zeros(int(span_T.max()) + 1 if len(span_T) else 0)
     others_T = total_S.index_add(0, span_T, own_T)[span_T] - own_T
-    return replace(slot, logprob_T=torch.where(heard_T, slot.logprob_T - others_T, torch.zeros_like(own_T)))
+    return replace(slot, logprob_T=torch.where(heard_T, slot.logprob_T - others_T, plain_T))
 
 
 def _log_ratios(slot: Slot, logprob_T: Tensor) -> Tensor:
@@ -226,7 +231,7 @@ def _log_ratios(slot: Slot, logprob_T: Tensor) -> Tensor:
 def _filled(slot: Slot, logprob_T: Tensor, mean: Tensor, heard: bool) -> Slot:
     if slot.span_T is None or not heard:
         return slot
-    masked_T = slot.span_T == -1
+    masked_T = slot.span_T == MASKED
     return replace(
         slot,
         logprob_T=torch.where(masked_T, logprob_T + mean, slot.logprob_T),

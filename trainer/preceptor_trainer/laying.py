@@ -15,7 +15,7 @@ from torch import Tensor
 
 from preceptor.wire.teachers import Stamp, Support
 from preceptor_trainer.asking import Answer, Wish
-from preceptor_trainer.batch import Row, Slot
+from preceptor_trainer.batch import NOT_ASKED, OWN_TOKENS, Row, Slot
 from preceptor_trainer.model import Head
 from preceptor_trainer.views import FLOOR
 
@@ -109,7 +109,7 @@ class _Laid:
     def __init__(self, total: int, dtype: torch.dtype, vocab_size: int) -> None:
         self._total, self._dtype, self._vocab_size = total, dtype, vocab_size
         self.logprob_T, self.present_T, self.weight_T = (torch.zeros(total, dtype=dtype) for _ in range(3))
-        self.span_T: Tensor | None = None
+        self._span_T, self._spanned = torch.full((total,), NOT_ASKED, dtype=torch.int64), False
         self._said: dict[str, list[tuple[slice, np.ndarray]]] = {}  # hidden states, by the head that they belong to
         self._heads: dict[str, Head] = {}
         self.ids_TK: Tensor | None = None
@@ -120,19 +120,25 @@ class _Laid:
         self.logprob_T[tokens] = torch.as_tensor(answer.logprob_T, dtype=self._dtype)
         self.present_T[tokens] = 1.0
         self.weight_T[tokens] = weight
-        if answer.spans is not None:
-            if self.span_T is None:
-                self.span_T = torch.full((self._total,), -2, dtype=torch.int64)
+        if answer.spans is None:
+            self._span_T[tokens] = OWN_TOKENS
+        else:
+            self._spanned = True
             own_T = torch.as_tensor(answer.spans.student_T)
             self.present_T[tokens] = (own_T >= 0).to(self._dtype)
             # No more spans than tokens: numbers that begin at the row's offset are its own.
-            self.span_T[tokens] = torch.where(own_T >= 0, own_T + tokens.start, own_T)
+            self._span_T[tokens] = torch.where(own_T >= 0, own_T + tokens.start, own_T)
         if answer.hidden_TD is not None and answer.head is not None:
             hash = answer.stamp.head_hash or ""
             self._heads.setdefault(hash, answer.head)
             self._said.setdefault(hash, []).append((tokens, answer.hidden_TD))
         if answer.ids_TK is not None and answer.logprobs_TK is not None and answer.tail_T is not None:
             self._put_sparse(tokens, answer.ids_TK, answer.logprobs_TK, answer.tail_T)
+
+    @property
+    def span_T(self) -> Tensor | None:
+        """None: every teacher reads the student's tokens."""
+        return self._span_T if self._spanned else None
 
     @property
     def hears_both(self) -> bool:
