@@ -60,3 +60,6 @@ class Told:
 
     def note(self, data: object, step: int) -> None:
         pass
+
+    def debates(self, held: object) -> None:
+        pass

@@ -97,6 +97,9 @@ class Watch:
     def note(self, data: object, step: int) -> None:
         pass
 
+    def debates(self, held: object) -> None:
+        pass
+
 
 def file_of(folder: Path, cell: Cell) -> Path:
     """Where what came of a cell is kept."""

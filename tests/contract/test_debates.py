@@ -15,10 +15,10 @@ from preceptor.cli.main import create_app
 from preceptor.debates.templates import BUILT_IN
 from preceptor.errors import Conflict, Invalid, LeaseLost, NotAuthorised, NotFound
 from preceptor.wire.common import Problem, Scope
+from preceptor.wire.debate_reports import DebateFinish
 from preceptor.wire.debates import (
     DebateBudget,
     DebateCreate,
-    DebateFinish,
     DebateResult,
     DebateState,
     DebateTemplate,

@@ -14,6 +14,7 @@ import numpy as np
 from preceptor.align import Spans
 from preceptor.errors import BadScores
 from preceptor.wire.chat import ChatRequest, Reply
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import OnFailure, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
@@ -99,6 +100,8 @@ class Heard:
     """By context, fan and row."""
     texts: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
     """What came of the texts that contexts and their routers wanted, by role."""
+    debates: Sequence[HeldDebate] = ()
+    """What debaters said, of debates that are to be stored."""
     unrouted: int = 0
     """(rollout, context) pairs that a router gave to nobody, or to a role that nobody fills."""
     told: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -120,5 +123,7 @@ class Asked:
     masked: int | None
     """Tokens without an opinion because another tokenizer could not be aligned there, summed over (rollout, prompt)
     pairs; None: every teacher reads the student's tokens."""
+    debates: Sequence[HeldDebate] = ()
+    """What debaters said, of debates that are to be stored."""
     unrouted: int = 0
     """(rollout, context) pairs that a router gave to nobody, or to a role that nobody fills."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from preceptor.wire.runs import Evaluation, Run
+from preceptor.wire.runs import Evaluation, Run, RunResult
 from preceptor.wire.training import EarlyStop
 from preceptor_trainer import checkpoint
 from preceptor_trainer.checkpoint import CheckpointState, saved_student
+from preceptor_trainer.evaluate import gain_interval
 from preceptor_trainer.guards import TooManyRollbacks, Trip, watch
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.self_teacher import SelfTeacher
@@ -101,6 +102,23 @@ class Keeper:
         with checkpoint.writing("the trained student", folder, self._work / ".outcome.part"):
             checkpoint.save_model(self._model, self._work / ".outcome.part")
         return Kept(folder, chosen)
+
+    def result(self, kept: Kept, task: str) -> RunResult:
+        """What came of the run, on held-out items of this task."""
+        state, first, after = self.state, self.state.baseline, kept.evaluation
+        assert first is not None, "every run is evaluated before its first step"
+        return RunResult(
+            task=task,
+            n=first.n,
+            before=first.accuracy,
+            after=after.accuracy,
+            gain=after.accuracy - first.accuracy,
+            ci95=gain_interval(first.hits, after.hits),
+            steps=state.step,
+            kept_step=after.step,
+            stopped_early=state.stopped,
+            train_seconds=state.train_seconds,
+        )
 
     def _save(self) -> Path:
         folder = self._work / f"checkpoint-{self.state.step:08d}"

@@ -21,11 +21,12 @@ from typing import Protocol
 import torch
 
 from preceptor.ledgers import added
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Run, RunResult, Sample, StepReport
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.batch import Batch, build_batch
 from preceptor_trainer.data import Data
-from preceptor_trainer.evaluate import Evaluator, gain_interval
+from preceptor_trainer.evaluate import Evaluator
 from preceptor_trainer.guards import Trip, survives
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.leaks import LeakCheck
@@ -74,6 +75,10 @@ class Reporter(Protocol):
     def checkpoint(self, folder: Path, step: int) -> None: ...
 
     def note(self, data: Mapping[str, object], step: int) -> None: ...
+
+    def debates(self, held: Sequence[HeldDebate]) -> None:
+        """What debaters said, of the step that is told next."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +246,8 @@ class Loop:
         with taken.times.of("publish"):
             self._paired.publish(step, written)
         metrics |= self._paired.metrics(step)
+        if held := [each for share in shares for each in share.asked.debates]:
+            self._reporter.debates(held)
         report = StepReport(step=step, metrics=metrics, ledger=ledger_of(shares, taken.times))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
 
@@ -281,19 +288,6 @@ class Loop:
     def _finish(self, last: Evaluation) -> Ended:
         if not self._ranks.first:
             return Ended(signal=Signal.GO, step=self._keeper.state.step)
-        state, kept = self._keeper.state, self._keeper.outcome(last)
-        first, after = state.baseline, kept.evaluation
-        assert first is not None, "every run is evaluated before its first step"
-        result = RunResult(
-            task=self._data.name,
-            n=first.n,
-            before=first.accuracy,
-            after=after.accuracy,
-            gain=after.accuracy - first.accuracy,
-            ci95=gain_interval(first.hits, after.hits),
-            steps=state.step,
-            kept_step=after.step,
-            stopped_early=state.stopped,
-            train_seconds=state.train_seconds,
-        )
-        return Ended(signal=Signal.GO, step=state.step, result=result, model=kept.model)
+        kept = self._keeper.outcome(last)
+        result = self._keeper.result(kept, self._data.name)
+        return Ended(signal=Signal.GO, step=self._keeper.state.step, result=result, model=kept.model)

@@ -24,6 +24,7 @@ from preceptor_trainer.dispatch import dispatch
 from preceptor_trainer.laying import slots_of
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.marking import Marker
+from preceptor_trainer.minutes import minutes
 from preceptor_trainer.model import Model
 from preceptor_trainer.questions import Questions
 from preceptor_trainer.recipe import OTHERS, Recipe
@@ -54,6 +55,7 @@ class Opinions:
         self._seed = seed
         self._dtype = dtype
         self._leaks = leaks or LeakCheck(recipe)
+        self._scorer = scorer
         self._texts = Texts(scorer, seed)
         self._meet = meet
         self._tasks = tasks if recipe.readers(OTHERS) else lambda step: ()
@@ -86,7 +88,9 @@ class Opinions:
         wishes = [wish for case in sent if not case.silent for wish in self._wishes(case, rows[case.row])]
         answers = self._questions.ask(wishes, rows)
         unrouted = len(cases) - len(sent)
-        return Heard(rows=rows, wishes=wishes, answers=answers, texts=texts, unrouted=unrouted, told=told_of(sent))
+        debates = minutes(sent, step, self._scorer)
+        heard = Heard(rows=rows, wishes=wishes, answers=answers, texts=texts, unrouted=unrouted, debates=debates)
+        return replace(heard, told=told_of(sent))
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
         """The parts of a batch as one; its rows are theirs, in their order."""
@@ -115,6 +119,7 @@ class Opinions:
             scored=len(answers),
             stamped=stamped,
             masked=masked,
+            debates=[each for part in parts for each in part.debates],
             unrouted=sum(part.unrouted for part in parts),
         )
 

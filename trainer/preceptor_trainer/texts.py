@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from time import monotonic
 from typing import TypeVar
 
 from preceptor.errors import TeacherUnavailable
@@ -34,6 +35,17 @@ View = Callable[[Mapping[str, str]], ContextView]
 """What a context looks at, given the replies: anew for every call, so that what it draws is the same."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """What came of asking for a text."""
+
+    reply: Reply | None
+    """None: nobody wrote."""
+    seconds: float
+    wrong: tuple[Missing, str] | None
+    """Why nothing is kept of it, and that in a sentence."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Case:
     """A context on one rollout, or its router, and what it was told so far."""
@@ -48,6 +60,8 @@ class Case:
     """The rollout's place in its part."""
     view: View
     replies: dict[str, str] = field(default_factory=dict[str, str])
+    spoken: dict[str, Spoken] = field(default_factory=dict[str, Spoken])
+    """How the replies came, by the same keys."""
     silent: bool = False
     """Some text is not to be had: no opinion."""
     role: str = ""
@@ -68,7 +82,7 @@ class Texts:
     def __init__(self, scorer: Scorer, seed: int) -> None:
         self._scorer = scorer
         self._seed = seed
-        self._said: dict[int, dict[_Key, Reply | None]] = {}
+        self._said: dict[int, dict[_Key, tuple[Reply | None, float]]] = {}
 
     def gather(self, cases: Sequence[Case], step: int) -> dict[str, TeacherLedger]:
         """Get every case its replies, or mark it silent; returns what is to be counted, by role.
@@ -87,12 +101,14 @@ class Texts:
             fresh = [key for key in dict.fromkeys(keys.values()) if key not in said]
             for key, reply in zip(fresh, side_by_side(lambda key: self._ask(*key), fresh), strict=True):
                 said[key] = reply
-                counts["unwritten" if reply is None else "texts"][key[0]] += 1
+                counts["unwritten" if reply[0] is None else "texts"][key[0]] += 1
             for case, ask in asked:
-                reply = said[keys[id(case), ask.key]]
-                if (why := _missing(case, ask, reply)) is not None:
+                reply, seconds = said[keys[id(case), ask.key]]
+                wrong = _missing(case, ask, reply)
+                case.spoken[ask.key] = Spoken(reply=reply, seconds=seconds, wrong=wrong)
+                if wrong is not None:
                     counts["unreadable"][ask.teacher] += reply is not None
-                    _do_without(case, ask, why)
+                    _do_without(case, ask, wrong[0])
             wanting = list({id(case): case for case, _ in asked if not case.silent}.values())
         raise ValueError(f"contexts.{wanting[0].name}: still wants text after {ROUNDS} rounds")
 
@@ -121,13 +137,16 @@ class Texts:
         )
         return ask.teacher, request, case.on_failure
 
-    def _ask(self, role: str, request: ChatRequest, on_failure: OnFailure) -> Reply | None:
+    def _ask(self, role: str, request: ChatRequest, on_failure: OnFailure) -> tuple[Reply | None, float]:
+        """What was written, and after how many seconds."""
+        began = monotonic()
         try:
-            return self._scorer.chat(role, request, on_failure=on_failure)
+            reply = self._scorer.chat(role, request, on_failure=on_failure)
         except TeacherUnavailable:
             if on_failure != "drop":
                 raise
-            return None
+            reply = None
+        return reply, monotonic() - began
 
 
 def side_by_side(ask: Callable[[Wanted], Said], wanted: Sequence[Wanted]) -> list[Said]:
@@ -160,16 +179,16 @@ def wording(context: Context) -> str | None:
     return f"{context.kind}@{sha256(repr(sorted(held.items())).encode()).hexdigest()[:12]}" if held else None
 
 
-def _missing(case: Case, ask: Ask, reply: Reply | None) -> Missing | None:
+def _missing(case: Case, ask: Ask, reply: Reply | None) -> tuple[Missing, str] | None:
     """Why there is nothing to keep of a reply; None: there is, and it is among the case's."""
     if reply is None:
-        return "unavailable"
+        return "unavailable", "Nobody answered."
     if not reply.finished:
-        return "cut_off"
+        return "cut_off", f"The reply was cut off at {ask.max_tokens} tokens."
     try:
         case.replies[ask.key] = case.asker.read(case.seen(), ask.key, reply.text)
-    except ValueError:
-        return "unreadable"
+    except ValueError as error:
+        return "unreadable", str(error)
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Sample, StepReport
 from preceptor_trainer.loop import Reporter, Signal
 from preceptor_trainer.ranks import Ranks
@@ -54,3 +55,7 @@ class Together(Generic[News]):
     def note(self, data: Mapping[str, object], step: int) -> None:
         if self._first is not None:
             self._first.note(data, step)
+
+    def debates(self, held: Sequence[HeldDebate]) -> None:
+        if self._first is not None:
+            self._first.debates(held)

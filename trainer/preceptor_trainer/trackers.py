@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from preceptor.errors import Invalid
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Run, Sample, StepReport
 from preceptor.wire.training import Tracker as Name
 from preceptor_trainer.loop import Reporter, Signal
@@ -61,6 +62,9 @@ class Tracked:
 
     def note(self, data: Mapping[str, object], step: int) -> None:
         self._reporter.note(data, step)
+
+    def debates(self, held: Sequence[HeldDebate]) -> None:
+        self._reporter.debates(held)
 
     def close(self) -> None:
         """Have every tracker write what it holds."""

@@ -17,7 +17,7 @@ from preceptor.cli.files import read_text
 from preceptor.cli.runfile import assignments, merged
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.errors import Invalid
-from preceptor.wire.debates import Debate, DebateCreate, DebateState, DebateTemplate, DebateTurn
+from preceptor.wire.debates import Debate, DebateCreate, DebateState, DebateTemplate, DebateTurn, RunDebate
 
 app = typer.Typer(help="Have teachers debate a question.", no_args_is_help=True)
 
@@ -78,14 +78,18 @@ def start(
 @app.command("list")
 def list_(
     state: Annotated[DebateState | None, typer.Option(help="Only those in this state.")] = None,
+    run: Annotated[str | None, typer.Option(help="Those that this run held for itself.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Of a run: only those of this step.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 50,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: output.Json = False,
 ) -> None:
-    """Debates, newest first."""
+    """Debates, newest first: those that were asked for, or with --run those that a run held for itself."""
+    if step is not None and run is None:
+        raise Invalid("--step: only the debates of a run have steps.", field="--step", remedy="Name the run by --run.")
     with connect(url, key_file) as client:
-        debates = list(islice(client.debates.list(state=state), limit))
+        debates = list(islice(client.debates.list(state=state, run=run, step=step), limit))
     if as_json:
         return output.show_json(debates)
     rows = [
@@ -96,12 +100,13 @@ def list_(
             each.state.value,
             each.result.ended if each.result else None,
             each.result.tokens if each.result else None,
-            each.created_at,
+            each.created_at if each.run is None else f"step {each.run.step}, rollout {each.run.rollout}",
         )
         for each in debates
     ]
-    columns = ("id", "question", "teachers", "state", "ended by", "tokens", "made")
-    output.show_table(columns, rows, empty="No debates yet: `preceptor debates start`.")
+    columns = ("id", "question", "teachers", "state", "ended by", "tokens", "made" if run is None else "in")
+    empty = "No debates yet: `preceptor debates start`." if run is None else "This run has held none so far."
+    output.show_table(columns, rows, empty=empty)
 
 
 @app.command()
@@ -183,20 +188,36 @@ def _show(debate: Debate, as_json: bool) -> None:
         rows = [(name, result.weights.get(name), failed.get(name, "heard")) for name in wish.teachers]
         console.print(Rule("what came of it", style="dim"))
         output.show_table(("debater", "weight", ""), rows, empty="")
+    own = debate.run is not None
+    wording = "the run's recipe" if own else f"{debate.template.name}@{debate.template.version}"
+    patience = "" if own else f" of {wish.budget.seconds:g}"
     output.show_facts(
         {
             "debate": debate.id,
+            **_place(debate.run),
             "state": debate.state.value,
             "held in": debate.cached_from,
-            "worded by": f"{debate.template.name}@{debate.template.version} ({debate.template.hash[:12]})",
+            "worded by": f"{wording} ({debate.template.hash[:12]})",
             "ended by": result.ended if result else None,
             "agreed": None if result is None else ("yes" if result.agreed else "no"),
             "answer": result.answer if result else None,
             "tokens": f"{result.tokens} of {wish.budget.tokens}" if result else None,
-            "seconds": f"{result.seconds:.1f} of {wish.budget.seconds:g}" if result else None,
+            "seconds": f"{result.seconds:.1f}{patience}" if result else None,
             "calls": result.calls if result else None,
         }
     )
+
+
+def _place(run: RunDebate | None) -> dict[str, str]:
+    """Where a run held it, and who spoke."""
+    if run is None:
+        return {}
+    voices = (f"{name}: {each.teacher} (version {each.weights_version})" for name, each in run.voices.items())
+    return {
+        "run": f"{run.run}, step {run.step}, context {run.context}",
+        "about": f"task {run.task}, rollout {run.rollout}",
+        "spoken by": ", ".join(voices),
+    }
 
 
 def _panel(turn: DebateTurn, colour: str) -> Panel:

@@ -5,7 +5,7 @@ Pure: it knows what was said and says what follows; whoever holds the debate ask
 
     while isinstance(step := following(rules, turns), Round):
         turns += [whatever came of asking each of step.debaters prompt(rules, subject, each, step.number, turns)]
-    outcome(rules, turns, step)
+    outcome(rules, turns, step, seconds)
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+from preceptor.errors import PROBLEM_TYPES
 from preceptor.texts import filled, tagged
-from preceptor.wire.debates import DebateTemplate, DebateTurn, Ended, Excluded, StopRule
+from preceptor.wire.chat import Reply
+from preceptor.wire.common import Problem
+from preceptor.wire.debates import (
+    DebateCreate,
+    DebateResult,
+    DebateTemplate,
+    DebateTurn,
+    Ended,
+    Excluded,
+    StopRule,
+)
 
 NOTHING = "(nothing)"
 """What stands where nothing was said yet, or the attempt has no words."""
@@ -70,6 +81,20 @@ class End:
     """Who is heard."""
 
 
+def rules_of(wish: DebateCreate, template: DebateTemplate) -> Rules:
+    """What a debate is held by that somebody asked for."""
+    return Rules(
+        debaters=wish.teachers,
+        template=template,
+        stop=wish.stop,
+        quorum=wish.quorum,
+        tau=wish.tau,
+        max_tokens=wish.max_tokens,
+        tokens=wish.budget.tokens,
+        seconds=wish.budget.seconds,
+    )
+
+
 def following(rules: Rules, turns: Sequence[DebateTurn], elapsed: float = 0.0) -> Round | End:
     """What is to happen next. `elapsed`: seconds since it began.
 
@@ -117,12 +142,49 @@ def read(template: DebateTemplate, sighted: bool, reply: str) -> tuple[str, int,
     return tagged(reply, "argument"), int(sure), tagged(reply, "answer") if "<answer>" in asked else None
 
 
+def written(reply: Reply, most: int) -> int:
+    """Tokens to charge for a reply: what the server counts, else as many as its bytes, which are never fewer."""
+    return min(most, len(reply.text.encode())) if reply.tokens is None else reply.tokens
+
+
 def transcript(turns: Sequence[DebateTurn], rounds: int, debaters: Sequence[str]) -> str:
     """What was said up to a round, one turn after another, in the debaters' order."""
     order = {debater: place for place, debater in enumerate(debaters)}
     said = [turn for turn in turns if turn.round <= rounds and turn.missing is None]
     said.sort(key=lambda turn: (turn.round, order[turn.debater]))
     return "\n".join(f"{turn.debater}: {_told(turn)}" for turn in said)
+
+
+def outcome(rules: Rules, turns: Sequence[DebateTurn], end: End, seconds: float) -> DebateResult:
+    """What came of a debate that has taken so many seconds."""
+    shares = weights(rules, turns, end)
+    return DebateResult(
+        ended=end.why,
+        rounds=end.rounds,
+        transcript=transcript(turns, end.rounds, rules.debaters),
+        weights=shares,
+        answer=favoured(turns, end, shares),
+        agreed=agreed(turns, end),
+        excluded=excluded(turns, end),
+        calls=len(turns),
+        tokens=sum(turn.tokens for turn in turns),
+        seconds=seconds,
+    )
+
+
+def too_few(rules: Rules, result: DebateResult) -> Problem:
+    """What is said of a debate that fell below its quorum."""
+    failed = "; ".join(f"{each.debater} in round {each.round}: {each.missing}" for each in result.excluded)
+    return Problem(
+        type=PROBLEM_TYPES + "too-few-debaters",
+        title="Too few debaters",
+        detail=f"{len(result.weights)} of {len(rules.debaters)} debaters are left, and the quorum is {rules.quorum} "
+        f"({failed}).",
+        remedy="See what each said with `preceptor debates show`; ask others, or raise max_tokens where replies were "
+        "cut off.",
+        field="teachers",
+        status=502,
+    )
 
 
 def weights(rules: Rules, turns: Sequence[DebateTurn], end: End) -> dict[str, float]:

@@ -9,19 +9,20 @@ from uuid import uuid4
 from preceptor.connection import Connection
 from preceptor.errors import PreceptorError
 from preceptor.wire.common import Page
+from preceptor.wire.debate_reports import MOST_HELD, DebateFinish, DebateGrant, HeldDebate, HeldReport, TurnsReport
 from preceptor.wire.debates import (
     Debate,
     DebateCreate,
-    DebateFinish,
-    DebateGrant,
     DebateState,
     DebateTemplate,
     DebateTemplateCreate,
     DebateTurn,
     StoredTemplate,
-    TurnsReport,
 )
 from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
+
+PORTION_BYTES = 2**20
+"""Most that a report of a run's debates holds."""
 
 
 class Debates:
@@ -44,11 +45,15 @@ class Debates:
             Debate, "/v1/debates", create, headers={"Idempotency-Key": key}, twice_is_once=True
         )
 
-    def list(self, *, state: DebateState | None = None) -> Iterator[Debate]:
-        """All debates, newest first, without what was said; fetched page by page."""
+    def list(
+        self, *, state: DebateState | None = None, run: str | None = None, step: int | None = None
+    ) -> Iterator[Debate]:
+        """Debates, newest first, without what was said; fetched page by page. Those that were asked for, or those that
+        a run held for itself: in one step, or in all."""
         cursor: str | None = None
         while True:
-            page = self._connection.get(Page[Debate], "/v1/debates", params={"state": state, "cursor": cursor})
+            params = {"state": state, "run": run, "step": step, "cursor": cursor}
+            page = self._connection.get(Page[Debate], "/v1/debates", params=params)
             yield from page.items
             if (cursor := page.next_cursor) is None:
                 return
@@ -109,3 +114,23 @@ class Debates:
     def finish(self, debate_id: str, finish: DebateFinish) -> Debate:
         """End the debate and the lease."""
         return self._connection.post(Debate, f"/v1/debates/{debate_id}/finish", finish, twice_is_once=True)
+
+    def record_held(self, run_id: str, fence: int, held: Sequence[HeldDebate]) -> LeaseStatus:
+        """Record debates that a run has held, in as many reports as they take. What is recorded already is left as it
+        is."""
+        path = f"/v1/runs/{run_id}/debates"
+        reports = (HeldReport(fence=fence, debates=some) for some in _portions(held))
+        return [self._connection.post(LeaseStatus, path, each, twice_is_once=True) for each in reports][-1]
+
+
+def _portions(held: Sequence[HeldDebate]) -> Iterator[tuple[HeldDebate, ...]]:
+    """Some at a time, so that no body is too large: a debate alone where it is larger than that."""
+    portion, size = list[HeldDebate](), 0
+    for each in held:
+        own = len(each.model_dump_json())
+        if portion and (size + own > PORTION_BYTES or len(portion) == MOST_HELD):
+            yield tuple(portion)
+            portion, size = [], 0
+        portion.append(each)
+        size += own
+    yield tuple(portion)

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from preceptor.wire.common import Count, Name, Problem, Sha256, Wire
-from preceptor.wire.runs import TeacherEndpoint
+from preceptor.wire.common import Count, Name, Problem, Sha256, Step, Wire
 
 MOST_ROUNDS = 8
-Text = Annotated[str, Field(max_length=100_000)]
+MOST_TEXT = 100_000
+"""Characters of a question or an attempt."""
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Template = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9})?$")]
 """`discussion@2`, or `discussion` for its latest version."""
 StopRule = Literal["agreement", "no_change"]
@@ -192,6 +193,40 @@ class DebateResult(Wire):
     """Seconds from its first lease to its end."""
 
 
+class Voice(Wire):
+    """Whose words a debater's are, as that teacher's card says."""
+
+    role: str | None = None
+    """The role of a run that it fills; None: it was named."""
+    teacher: str
+    """What it calls itself."""
+    model: str
+    """The model."""
+    engine: str
+    """What computes it."""
+    weights_version: Count
+    """Its weights version."""
+    weights_hash: str | None = None
+    """Of its weights; None: it does not say."""
+
+
+class RunDebate(Wire):
+    """Where a run held a debate."""
+
+    run: str
+    """The run."""
+    step: Step
+    """The step."""
+    context: str
+    """The context, by its name in the recipe."""
+    task: str
+    """The task's id."""
+    rollout: Count
+    """Which of the task's rollouts; where several share a debate, the first."""
+    voices: dict[str, Voice]
+    """Who spoke, by debater."""
+
+
 class DebateState(StrEnum):
     """Where a debate is in its life."""
 
@@ -234,6 +269,8 @@ class Debate(Wire):
     """What was said so far, by round and debater; left out of lists."""
     cached_from: str | None = None
     """The debate that was held in its stead, word for word the same."""
+    run: RunDebate | None = None
+    """The run that held it, for itself; None: it was asked for."""
     worker: str | None = None
     """Who holds the lease, or held the last one."""
     fence: Count = 0
@@ -242,42 +279,3 @@ class Debate(Wire):
     """How often a worker has taken it up."""
     cancel_requested: bool = False
     """Somebody asked for it to be cancelled; the worker has not yet."""
-
-
-class DebateGrant(Wire):
-    """The right to hold a debate, until it expires."""
-
-    debate: Debate
-    """The debate, with the turns that are recorded: they are not asked for again."""
-    fence: Count
-    """The fencing number: every report carries it."""
-    until: datetime
-    """When the lease ends unless a heartbeat comes."""
-    ttl_seconds: float
-    """How long a heartbeat makes it last."""
-    elapsed_seconds: float
-    """Seconds since a worker first took it."""
-    teachers: dict[str, TeacherEndpoint]
-    """Whom to ask, by debater."""
-
-
-class TurnsReport(Wire):
-    """What was said since the last report. A turn that is recorded already is left as it is."""
-
-    fence: Count
-    """The lease's fencing number."""
-    turns: tuple[DebateTurn, ...] = Field(max_length=64)
-    """The turns."""
-
-
-class DebateFinish(Wire):
-    """The worker is done with the debate."""
-
-    fence: Count
-    """The lease's fencing number."""
-    state: Literal[DebateState.SUCCEEDED, DebateState.FAILED, DebateState.CANCELLED]
-    """How it ended."""
-    error: Problem | None = None
-    """Why it failed; needed when it did."""
-    result: DebateResult | None = None
-    """What came of it; needed when it succeeded."""

@@ -9,9 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from preceptor.debates import protocol
-from preceptor.debates.protocol import End, Round, Rules, Subject
+from preceptor.debates.protocol import Round, Rules, Subject
 from preceptor.errors import (
-    PROBLEM_TYPES,
     Conflict,
     Interrupted,
     LeaseLost,
@@ -21,9 +20,9 @@ from preceptor.errors import (
     TeacherUnavailable,
 )
 from preceptor.pool import TeacherPool
-from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
-from preceptor.wire.common import Problem
-from preceptor.wire.debates import Debate, DebateFinish, DebateGrant, DebateResult, DebateState, DebateTurn
+from preceptor.wire.chat import ChatMessage, ChatRequest
+from preceptor.wire.debate_reports import DebateFinish, DebateGrant
+from preceptor.wire.debates import DebateState, DebateTurn
 from preceptor_services.worker.bench import Bench
 from preceptor_services.worker.faults import fault, told
 from preceptor_services.worker.lease import Lease
@@ -95,7 +94,7 @@ class _Chair:
     def hold(self) -> DebateFinish:
         debate = self.grant.debate
         self.turns = list(debate.turns)
-        rules = rules_of(debate)
+        rules = protocol.rules_of(debate.wish, debate.template.template)
         with TeacherPool(
             self.grant.teachers,
             self.bench.folder / "heads",
@@ -104,11 +103,11 @@ class _Chair:
         ) as pool:
             while isinstance(step := protocol.following(rules, self.turns, self._elapsed()), Round):
                 self._round(rules, pool, step)
-        result = self._result(rules, step)
+        result = protocol.outcome(rules, self.turns, step, self._elapsed())
         if step.why != "too_few":
             return DebateFinish(fence=self.grant.fence, state=DebateState.SUCCEEDED, result=result)
         return DebateFinish(
-            fence=self.grant.fence, state=DebateState.FAILED, error=_too_few(rules, result), result=result
+            fence=self.grant.fence, state=DebateState.FAILED, error=protocol.too_few(rules, result), result=result
         )
 
     def _round(self, rules: Rules, pool: TeacherPool, step: Round) -> None:
@@ -149,7 +148,7 @@ class _Chair:
             return self._too_late(debater, number)
         except (TeacherUnavailable, TeacherRefused) as error:
             return self._turn(debater, number, began, missing="unavailable", detail=str(error)[:1000])
-        said: dict[str, object] = {"tokens": written(reply, wish.max_tokens), "weights_version": version}
+        said: dict[str, object] = {"tokens": protocol.written(reply, wish.max_tokens), "weights_version": version}
         if not reply.finished:
             detail = f"The reply was cut off at {wish.max_tokens} tokens."
             return self._turn(debater, number, began, missing="cut_off", detail=detail, **said)
@@ -174,21 +173,6 @@ class _Chair:
         self.lease.heard(self.lease.report(lambda: debates.record(debate_id, fence, turns)))
         self.turns += turns
 
-    def _result(self, rules: Rules, end: End) -> DebateResult:
-        shares = protocol.weights(rules, self.turns, end)
-        return DebateResult(
-            ended=end.why,
-            rounds=end.rounds,
-            transcript=protocol.transcript(self.turns, end.rounds, rules.debaters),
-            weights=shares,
-            answer=protocol.favoured(self.turns, end, shares),
-            agreed=protocol.agreed(self.turns, end),
-            excluded=protocol.excluded(self.turns, end),
-            calls=len(self.turns),
-            tokens=sum(turn.tokens for turn in self.turns),
-            seconds=self._elapsed(),
-        )
-
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
 
@@ -200,37 +184,3 @@ class _Chair:
 
     def _unwanted(self) -> bool:
         return self.bench.stopping.is_set() or self.lease.cancel or self.lease.lost.is_set()
-
-
-def rules_of(debate: Debate) -> Rules:
-    """What a debate is held by."""
-    wish = debate.wish
-    return Rules(
-        debaters=wish.teachers,
-        template=debate.template.template,
-        stop=wish.stop,
-        quorum=wish.quorum,
-        tau=wish.tau,
-        max_tokens=wish.max_tokens,
-        tokens=wish.budget.tokens,
-        seconds=wish.budget.seconds,
-    )
-
-
-def written(reply: Reply, most: int) -> int:
-    """Tokens to charge for a reply: what the server counts, else as many as its bytes, which are never fewer."""
-    return min(most, len(reply.text.encode())) if reply.tokens is None else reply.tokens
-
-
-def _too_few(rules: Rules, result: DebateResult) -> Problem:
-    failed = "; ".join(f"{each.debater} in round {each.round}: {each.missing}" for each in result.excluded)
-    return Problem(
-        type=PROBLEM_TYPES + "too-few-debaters",
-        title="Too few debaters",
-        detail=f"{len(result.weights)} of {len(rules.debaters)} debaters are left, and the quorum is {rules.quorum} "
-        f"({failed}).",
-        remedy="See what each said with `preceptor debates show`; ask others, or raise max_tokens where replies were "
-        "cut off.",
-        field="teachers",
-        status=502,
-    )

@@ -14,6 +14,7 @@ from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, PreceptorError
 from preceptor.replicas import Changes
 from preceptor.wire.artifacts import ArtifactKind
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import (
     CheckpointReport,
     Evaluation,
@@ -49,6 +50,7 @@ class RunReporter:
         self._recorded_step = grant.recorded_step
         self._recorded_loss: dict[int, float] = {}
         self._largest_difference = 0.0
+        self._debates: list[HeldDebate] = []
         first = self._from_step + 1
         self._refills = [
             (first, each.role, each.left, each.joined) for each in self._run.refilled if each.step == first
@@ -85,10 +87,15 @@ class RunReporter:
         """Record a step, with the teachers that came with it; the answer is what the loop has to do next."""
         report = self._with_refills(report)
         self._send(StepsReport(fence=self._lease.fence, steps=[report], samples=list(samples)))
+        self._record_debates()
         self.step_done = report.step
         if report.step <= self._recorded_step:
             self._compare(report)
         return self.signal()
+
+    def debates(self, held: Sequence[HeldDebate]) -> None:
+        """What debaters said, of the step that is told next: recorded with it."""
+        self._debates += held
 
     def signal(self) -> Signal:
         """What is wanted of the run, as far as heartbeats and reports have told. Raises LeaseLost."""
@@ -132,6 +139,12 @@ class RunReporter:
 
     def _send(self, report: StepsReport) -> None:
         self._lease.heard(self._lease.report(lambda: self._client.runs.report(self._run.id, report)))
+
+    def _record_debates(self) -> None:
+        held, self._debates = self._debates, []
+        if held:
+            record = self._client.debates.record_held
+            self._lease.heard(self._lease.report(lambda: record(self._run.id, self._lease.fence, held)))
 
     def _compare(self, report: StepReport) -> None:
         recorded, again = self._recorded_loss.get(report.step, math.nan), report.metrics["loss"]

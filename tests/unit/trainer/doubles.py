@@ -14,6 +14,7 @@ from torch import Tensor
 
 from preceptor.fingerprint import tokenizer_file
 from preceptor.wire.chat import ChatRequest, Reply
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, OnFailure, Run, Sample, StepReport, TeacherLedger, Training
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores
@@ -109,6 +110,7 @@ class Remembering:
         self.evaluations: list[Evaluation] = []
         self.checkpoints: list[tuple[int, Path]] = []
         self.notes: list[Mapping[str, object]] = []
+        self.held: list[HeldDebate] = []
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         self.steps.append(report)
@@ -126,6 +128,9 @@ class Remembering:
 
     def note(self, data: Mapping[str, object], step: int) -> None:
         self.notes.append(data)
+
+    def debates(self, held: Sequence[HeldDebate]) -> None:
+        self.held += held
 
     @property
     def losses(self) -> list[float]:

@@ -13,9 +13,18 @@ from typing import ClassVar, Self
 from pydantic import Field, ValidationError, model_validator
 
 from preceptor.debates import protocol
-from preceptor.debates.protocol import End, Round, Rules, Subject
+from preceptor.debates.protocol import NOTHING, End, Round, Rules, Subject
 from preceptor.debates.templates import BLIND, SIGHTED, ask
-from preceptor.wire.debates import MOST_ROUNDS, DebateTemplate, DebateTurn, StopRule
+from preceptor.wire.common import Name
+from preceptor.wire.debates import (
+    MOST_ROUNDS,
+    MOST_TEXT,
+    DebateBudget,
+    DebateCreate,
+    DebateTemplate,
+    DebateTurn,
+    StopRule,
+)
 from preceptor_trainer.parts.contexts import asked, corrupted, question
 from preceptor_trainer.recipe import Context
 from preceptor_trainer.views import Ask, ContextView, Message, Prompt
@@ -29,7 +38,7 @@ class Debate(Context, kind="debate"):
     """
 
     reveals: ClassVar[frozenset[str]] = frozenset({"answer"})
-    debaters: tuple[str, ...] = Field(default=("first", "second"), min_length=1, max_length=8)
+    debaters: tuple[Name, ...] = Field(default=("first", "second"), min_length=1, max_length=8)
     """The roles that score, each with its own share."""
     speakers: tuple[str, ...] = ()
     """The roles that write in their stead, one for each; none: every debater writes and scores."""
@@ -60,6 +69,8 @@ class Debate(Context, kind="debate"):
     """What `{role}` stands for, debater by debater, over again where there are more debaters."""
     wrong: bool = False
     """The control arm: show a corrupted transcript."""
+    record_every: int = Field(default=1, ge=0)
+    """The debates of every how many-th step are stored, for `preceptor debates list --run`; 0: none are."""
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
@@ -90,9 +101,9 @@ class Debate(Context, kind="debate"):
         return self.speakers or self.debaters
 
     def asks(self, view: ContextView) -> Sequence[Ask]:
-        if self._given(view) is not None:
+        if self.given(view) is not None:
             return ()
-        rules, turns = self._rules(), self._turns(view)
+        rules, turns = self._rules(), self.turns(view)
         step = protocol.following(rules, turns)
         if isinstance(step, End):
             return ()
@@ -100,7 +111,7 @@ class Debate(Context, kind="debate"):
         speaker = dict(zip(self.debaters, self.writers, strict=True))
         return [
             Ask(
-                key=f"{step.number}/{each}",
+                key=self.key(step.number, each),
                 teacher=speaker[each],
                 messages=(Message(role="user", content=protocol.prompt(rules, subject, each, step.number, turns)),),
                 max_tokens=self.max_tokens,
@@ -108,6 +119,11 @@ class Debate(Context, kind="debate"):
             )
             for each in step.debaters
         ]
+
+    @staticmethod
+    def key(number: int, debater: str) -> str:
+        """What a turn is asked for by."""
+        return f"{number}/{debater}"
 
     def read(self, view: ContextView, key: str, reply: str) -> str:
         number, _, debater = key.partition("/")
@@ -121,10 +137,10 @@ class Debate(Context, kind="debate"):
         return DebateTurn.model_validate({"round": number, "debater": debater, "missing": why}).model_dump_json()
 
     def prompts(self, view: ContextView) -> Sequence[Prompt]:
-        given = self._given(view)
+        given = self.given(view)
         if given is not None:
             return self._shown(view, given, {each: 1 / len(self.debaters) for each in self.debaters})
-        rules, turns = self._rules(), self._turns(view)
+        rules, turns = self._rules(), self.turns(view)
         step = protocol.following(rules, turns)
         if isinstance(step, Round) or step.why == "too_few":
             return ()
@@ -136,11 +152,29 @@ class Debate(Context, kind="debate"):
         messages = asked(view.task, self.template, {"debate": text})
         return [Prompt(messages=messages, teacher=each, weight=share, made_up=True) for each, share in shares.items()]
 
-    def _given(self, view: ContextView) -> str | None:
+    def wish(self, view: ContextView) -> DebateCreate:
+        """What is debated about a rollout, as the service takes it; a text that is too long for that is cut. Its budget
+        is what it may come to at most."""
+        most = self.rounds * len(self.debaters) * self.max_tokens
+        return DebateCreate(
+            question=question(view.task)[:MOST_TEXT] or NOTHING,
+            attempt=view.rollout.text[:MOST_TEXT] if self.sighted else None,
+            teachers=self.debaters,
+            budget=DebateBudget(tokens=most, seconds=86_400),
+            stop=self.stop,
+            quorum=self.quorum,
+            tau=self.tau,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+        )
+
+    def given(self, view: ContextView) -> str | None:
+        """The debate that a row brings."""
         text = view.task.columns.get("debate") if self.from_data else None
         return None if text is None else str(text)
 
-    def _turns(self, view: ContextView) -> list[DebateTurn]:
+    def turns(self, view: ContextView) -> list[DebateTurn]:
+        """What was said so far."""
         return [DebateTurn.model_validate_json(kept) for kept in view.replies.values()]
 
     @property

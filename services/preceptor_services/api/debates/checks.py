@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Invalid
-from preceptor.wire.debates import DebateCreate, StoredTemplate
+from preceptor.wire.debates import (
+    DebateBudget,
+    DebateCreate,
+    DebateResult,
+    DebateTurn,
+    Ended,
+    StoredTemplate,
+    Voice,
+)
 from preceptor.wire.teachers import Card
 from preceptor_services.api.runs.teacher_checks import registered
 from preceptor_services.api.skills.service import check_text
 from preceptor_services.db import models
 
 FEWEST, MOST = 2, 8
+UNCACHED = ("unavailable", "late")
+"""What may go better another time: a debate that lacks somebody for such a reason is not given out again."""
 
 
 def debaters(session: Session, wish: DebateCreate) -> dict[str, Card]:
@@ -73,17 +83,41 @@ def check(wish: DebateCreate, wording: StoredTemplate) -> None:
         )
 
 
-def cache_key(wish: DebateCreate, wording: StoredTemplate, versions: Mapping[str, object]) -> str:
-    """The same for debates that would go the same way: of the question, the teachers' versions, the wording, the
-    rules."""
-    rules = wish.model_dump(mode="json", exclude={"template", "overrides", "fresh"})
-    held = {"rules": rules, "wording": wording.hash, "teachers": versions}
+def cache_key(wish: DebateCreate, wording: StoredTemplate, voices: Mapping[str, Voice]) -> str:
+    """The same for debates that would go the same way, as far as no budget cuts them: of the question, the teachers'
+    versions, the wording, the rules."""
+    drawn = {"seed"} if wish.temperature == 0 else set[str]()
+    rules = wish.model_dump(mode="json", exclude={"template", "overrides", "fresh", "budget", *drawn})
+    spoken = {debater: each.model_dump(mode="json", exclude={"role"}) for debater, each in voices.items()}
+    held = {"rules": rules, "wording": wording.hash, "voices": spoken}
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def versions_of(cards: Mapping[str, Card]) -> dict[str, object]:
+def affords(wish: DebateCreate, wording: StoredTemplate, budget: DebateBudget, ended: Ended) -> bool:
+    """Whether a debate that was held with this budget, and ended so, would have gone the same way with the wish's."""
+    most = wording.template.rounds * len(wish.teachers) * wish.max_tokens
+    now, then = min(wish.budget.tokens, most), min(budget.tokens, most)
+    return now == then or (now > then and ended != "token_budget")
+
+
+def lasting(result: DebateResult, turns: Sequence[DebateTurn], voices: Mapping[str, Voice]) -> bool:
+    """Whether nobody failed who might not another time, time did not cut it, and all spoke with the weights that they
+    began with."""
+    moved = any(turn.weights_version not in (None, voices[turn.debater].weights_version) for turn in turns)
+    missed = any(turn.missing in UNCACHED for turn in turns)
+    return not moved and not missed and result.ended != "time_budget"
+
+
+def voice_of(card: Card, role: str | None = None) -> Voice:
     """What a teacher's text depends on, as far as its card says."""
-    return {name: [card.model, card.engine, card.weights_version, card.weights_hash] for name, card in cards.items()}
+    return Voice(
+        role=role,
+        teacher=card.teacher,
+        model=card.model,
+        engine=card.engine,
+        weights_version=card.weights_version,
+        weights_hash=card.weights_hash,
+    )
 
 
 def _places(teacher: models.Teacher, card: Card) -> list[str]:

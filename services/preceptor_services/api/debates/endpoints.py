@@ -6,19 +6,18 @@ from typing import Annotated
 
 from fastapi import Body, Path, Query
 
-from preceptor.wire.common import Page
+from preceptor.debates.templates import BUILT_IN
+from preceptor.wire.common import STEP_LIMIT, Page
+from preceptor.wire.debate_reports import DebateFinish, DebateGrant, HeldReport, TurnsReport
 from preceptor.wire.debates import (
     Debate,
     DebateCreate,
-    DebateFinish,
-    DebateGrant,
     DebateState,
     DebateTemplateCreate,
     StoredTemplate,
-    TurnsReport,
 )
 from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
-from preceptor_services.api.debates import leases, service, templates
+from preceptor_services.api.debates import held, leases, service, templates
 from preceptor_services.api.deps import LIMIT, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
 from preceptor_services.api.runs.endpoints import IdempotencyKey
 
@@ -56,6 +55,35 @@ _LEASE = Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})
 _TURN = {"round": 1, "debater": "ann", "argument": "The sign is lost in the second line.", "confidence": 90}
 _TURNS = Body(openapi_examples={"a turn": {"value": {"fence": 1, "turns": [_TURN]}}})
 _FINISH = Body(openapi_examples={"cancelled": {"value": {"fence": 1, "state": "cancelled"}}})
+_HELD = Body(
+    openapi_examples={
+        "a debate": {
+            "value": {
+                "fence": 1,
+                "debates": [
+                    {
+                        "step": 1,
+                        "context": "debate",
+                        "task": "5d41402abc4b2a76b9719d911017c592",
+                        "rollout": 0,
+                        "wish": {"question": "What is 17 * 23?", "attempt": "381", "teachers": ["first"]},
+                        "template": {**BUILT_IN["discussion"].model_dump(), "rounds": 1},
+                        "voices": {
+                            "first": {
+                                "role": "first",
+                                "teacher": "sums",
+                                "model": "sums-7b",
+                                "engine": "hf 5.0",
+                                "weights_version": 0,
+                            }
+                        },
+                        "turns": [{**_TURN, "debater": "first", "answer": "391"}],
+                    }
+                ],
+            }
+        }
+    }
+)
 Pinned = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9})?$")]
 
 
@@ -76,11 +104,14 @@ def list_debates(
     caller: Reader,
     unit: UnitDep,
     state: Annotated[DebateState | None, Query()] = None,
+    run: Annotated[str | None, Query(max_length=100)] = None,
+    step: Annotated[int | None, Query(ge=1, le=STEP_LIMIT)] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> Page[Debate]:
-    """Debates, newest first, without what was said."""
-    return service.page(unit.session, state=state, limit=limit, cursor=cursor)
+    """Debates, newest first, without what was said: those that were asked for, or with `run` those that this run held
+    for itself, of one `step` or of all."""
+    return service.page(unit.session, state=state, run=run, step=step, limit=limit, cursor=cursor)
 
 
 @ROUTER.get("/debates/{debate_id}")
@@ -143,6 +174,14 @@ def record_turns(
 ) -> LeaseStatus:
     """For a worker: record what was said. What is recorded already is left as it is."""
     return leases.record(plane, unit, debate_id, report)
+
+
+@ROUTER.post("/runs/{run_id}/debates")
+def record_debates(
+    run_id: str, report: Annotated[HeldReport, _HELD], caller: Runner, plane: PlaneDep, unit: UnitDep
+) -> LeaseStatus:
+    """For a worker: record debates that its run has held. What is recorded already is left as it is."""
+    return held.record(plane, unit, run_id, report, caller.key_id)
 
 
 @ROUTER.post("/debates/{debate_id}/finish")

@@ -13,6 +13,7 @@ from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, Invalid, LeaseLost
+from preceptor.wire import debate_reports
 from preceptor.wire import debates as wire
 from preceptor.wire.runs import LeaseStatus, TeacherEndpoint
 from preceptor_services.api.debates import checks
@@ -25,11 +26,9 @@ from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 
 State = wire.DebateState
-UNCACHED = ("unavailable", "late")
-"""What may go better another time: a debate that lacks somebody for such a reason is not given out again."""
 
 
-def take(plane: Plane, unit: Unit, debate_id: str, worker: str) -> wire.DebateGrant:
+def take(plane: Plane, unit: Unit, debate_id: str, worker: str) -> debate_reports.DebateGrant:
     """Give a worker the right to hold a debate. Raises Conflict where another has it, or there is nothing to do."""
     session, at = unit.session, plane.clock()
     get(session, debate_id)
@@ -53,7 +52,7 @@ def take(plane: Plane, unit: Unit, debate_id: str, worker: str) -> wire.DebateGr
         by = f", held by {debate.worker} until {debate.lease_until}" if debate.state == State.RUNNING.value else ""
         raise Conflict(f"Debate {debate_id} is {debate.state}{by}; there is nothing to take.", field="state")
     assert debate.started_at is not None, "it was just taken"
-    return wire.DebateGrant(
+    return debate_reports.DebateGrant(
         debate=shown(debate, turns_of(session, debate)),
         fence=debate.fence,
         until=until,
@@ -93,7 +92,7 @@ def _beat(plane: Plane, debate: models.Debate) -> LeaseStatus:
     return LeaseStatus(until=until, cancel=debate.cancel_requested)
 
 
-def record(plane: Plane, unit: Unit, debate_id: str, report: wire.TurnsReport) -> LeaseStatus:
+def record(plane: Plane, unit: Unit, debate_id: str, report: debate_reports.TurnsReport) -> LeaseStatus:
     """Record turns. One that is recorded already stays as it is."""
     session, at = unit.session, plane.clock()
     debate = held(session, debate_id, report.fence)
@@ -116,7 +115,7 @@ def record(plane: Plane, unit: Unit, debate_id: str, report: wire.TurnsReport) -
     return status
 
 
-def finish(plane: Plane, unit: Unit, debate_id: str, report: wire.DebateFinish) -> wire.Debate:
+def finish(plane: Plane, unit: Unit, debate_id: str, report: debate_reports.DebateFinish) -> wire.Debate:
     """End the debate and the lease."""
     session, at = unit.session, plane.clock()
     debate = get(session, debate_id, lock=True)
@@ -137,18 +136,14 @@ def finish(plane: Plane, unit: Unit, debate_id: str, report: wire.DebateFinish) 
 
 
 def _may_be_given_again(session: Session, debate: models.Debate, turns: tuple[wire.DebateTurn, ...]) -> bool:
-    """Whether nobody failed who might not another time, time did not cut it, and all spoke as the teachers that they
-    were when it was submitted."""
+    """Whether it would go the same way another time, and all are still the teachers that they were when it was
+    submitted."""
     found = {name: teachers.find(session, name) for name in debate.wish.teachers}
-    cards = {name: each.card for name, each in found.items() if each is not None and each.card is not None}
-    known = checks.cache_key(debate.wish, debate.template, checks.versions_of(cards))
-    moved = any(
-        turn.weights_version is not None and turn.weights_version != cards[turn.debater].weights_version
-        for turn in turns
-        if turn.debater in cards
-    )
-    cut = debate.result is not None and debate.result.ended == "time_budget"
-    return known == debate.cache_key and not moved and not cut and all(turn.missing not in UNCACHED for turn in turns)
+    voices = {name: checks.voice_of(each.card) for name, each in found.items() if each is not None and each.card}
+    if debate.result is None or len(voices) < len(found):
+        return False
+    known = checks.cache_key(debate.wish, debate.template, voices)
+    return known == debate.cache_key and checks.lasting(debate.result, turns, voices)
 
 
 def release(plane: Plane, unit: Unit, debate_id: str, fence: int) -> None:

@@ -29,16 +29,24 @@ def get(session: Session, debate_id: str, *, lock: bool = False) -> models.Debat
     return debate
 
 
-def shown(debate: models.Debate, turns: tuple[wire.DebateTurn, ...] = ()) -> wire.Debate:
+def shown(
+    debate: models.Debate, turns: tuple[wire.DebateTurn, ...] = (), run: wire.RunDebate | None = None
+) -> wire.Debate:
     """A debate as it travels."""
-    own = {name: getattr(debate, name) for name in wire.Debate.model_fields if name not in ("state", "turns")}
-    return wire.Debate(**own, state=State(debate.state), turns=turns)
+    own = {name: getattr(debate, name) for name in wire.Debate.model_fields if name not in ("state", "turns", "run")}
+    return wire.Debate(**own, state=State(debate.state), turns=turns, run=run)
 
 
 def show(session: Session, debate_id: str) -> wire.Debate:
     """One debate, with what was said."""
-    debate = get(session, debate_id)
-    return shown(debate, turns_of(session, debate))
+    debate, place = get(session, debate_id), session.get(models.RunDebate, debate_id)
+    return shown(debate, turns_of(session, debate), None if place is None else placed(place))
+
+
+def placed(row: models.RunDebate) -> wire.RunDebate:
+    """Where a run held a debate, as it travels."""
+    own = {name: getattr(row, name) for name in wire.RunDebate.model_fields if name != "run"}
+    return wire.RunDebate(**own, run=row.run_id)
 
 
 def turns_of(session: Session, debate: models.Debate) -> tuple[wire.DebateTurn, ...]:
@@ -49,18 +57,26 @@ def turns_of(session: Session, debate: models.Debate) -> tuple[wire.DebateTurn, 
     return tuple(sorted((each.turn for each in found), key=lambda turn: (turn.round, places[turn.debater])))
 
 
-def page(session: Session, *, state: State | None, limit: int, cursor: str | None) -> Page[wire.Debate]:
-    """Debates, newest first, without their turns."""
-    table = models.Debate
-    query = select(table).order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+def page(
+    session: Session, *, state: State | None, run: str | None, step: int | None, limit: int, cursor: str | None
+) -> Page[wire.Debate]:
+    """Debates, newest first, without their turns: those that were asked for, or those that a run held for itself."""
+    table, place = models.Debate, models.RunDebate
+    query = select(table, place).outerjoin(place, place.debate_id == table.id).limit(limit + 1)
+    query = query.where(place.run_id.is_(None) if run is None else place.run_id == run)
+    query = query.order_by(table.created_at.desc(), table.id.desc())
+    if step is not None:
+        query = query.where(place.step == step)
     if state is not None:
         query = query.where(table.state == state.value)
     if cursor is not None:
         at, last = cursors.moment(cursor)
         query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
-    found = list(session.scalars(query))
-    more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
-    return Page(items=tuple(shown(each) for each in found[:limit]), next_cursor=more)
+    found = [(each, row) for each, row in session.execute(query)]
+    last = found[limit - 1][0] if len(found) > limit else None
+    more = None if last is None else cursors.encode(last.created_at.isoformat(), last.id)
+    items = tuple(shown(each, run=None if row is None else placed(row)) for each, row in found[:limit])
+    return Page(items=items, next_cursor=more)
 
 
 def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempotency_key: str | None) -> wire.Debate:
@@ -82,8 +98,9 @@ def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempo
     cards = checks.debaters(session, wish)
     wording = templates.worded(session, wish.template, wish.overrides)
     checks.check(wish, wording)
-    cache_key = checks.cache_key(wish, wording, checks.versions_of(cards))
-    known = None if wish.fresh else _held_before(session, cache_key)
+    voices = {name: checks.voice_of(card) for name, card in cards.items()}
+    cache_key = checks.cache_key(wish, wording, voices)
+    known = None if wish.fresh else held_before(session, cache_key, wish, wording)
     debate = models.Debate(
         id=new_id("debate"),
         wish=wish,
@@ -109,12 +126,18 @@ def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempo
     return shown(debate, turns_of(session, debate))
 
 
-def _held_before(session: Session, cache_key: str) -> models.Debate | None:
+def held_before(
+    session: Session, cache_key: str, wish: wire.DebateCreate, wording: wire.StoredTemplate
+) -> models.Debate | None:
+    """The last debate that went as this one would, on request or in a run."""
     table = models.Debate
     query = select(table).where(
         table.cache_key == cache_key, table.state == State.SUCCEEDED.value, table.cached_from.is_(None)
     )
-    return session.scalars(query.order_by(table.created_at.desc()).limit(1)).first()
+    for each in session.scalars(query.order_by(table.created_at.desc())):
+        if each.result is not None and checks.affords(wish, wording, each.wish.budget, each.result.ended):
+            return each
+    return None
 
 
 def cancel(plane: Plane, unit: Unit, debate_id: str) -> wire.Debate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from preceptor_services.db.columns import Base
 from preceptor_services.db.models.artifacts import Artifact, Blob
 from preceptor_services.db.models.codistillations import Codistillation, CodistillationSide, Publication
-from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn
+from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn, RunDebate
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Refill, Run, RunTeacher, Sample, Step, Transition
 from preceptor_services.db.models.skills import (
@@ -34,6 +34,7 @@ __all__ = [
     "Publication",
     "Refill",
     "Run",
+    "RunDebate",
     "RunTeacher",
     "Sample",
     "Skill",

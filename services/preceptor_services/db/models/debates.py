@@ -64,6 +64,22 @@ class Debate(Base):
     """Hash of the wish: tells a repeated one from another under the same idempotency key."""
 
 
+class RunDebate(Base):
+    """A debate that a run held for itself. The first that is recorded of a place in the run stays."""
+
+    __tablename__ = "run_debates"
+    __table_args__ = (UniqueConstraint("run_id", "step", "context", "task", "rollout"),)
+
+    debate_id: Mapped[str] = mapped_column(ForeignKey("debates.id"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    step: Mapped[int] = mapped_column(Integer)
+    context: Mapped[str] = mapped_column(String(100))
+    task: Mapped[str] = mapped_column(String(100))
+    rollout: Mapped[int] = mapped_column(BigInteger)
+    voices: Mapped[dict[str, wire.Voice]] = mapped_column(Document(dict[str, wire.Voice]))
+    """Who spoke, by debater."""
+
+
 class DebateTurn(Base):
     """What one debater said in one round. The first that is recorded stays."""
 

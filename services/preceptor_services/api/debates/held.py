@@ -1,0 +1,143 @@
+"""Debates that runs hold for themselves: recorded under the run's lease, once for each place in the run.
+
+A run that is taken up again computes steps anew, and with them debates. The first record stays, as of steps and turns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from preceptor.debates import protocol
+from preceptor.debates.protocol import Round
+from preceptor.errors import Conflict, Invalid
+from preceptor.wire.debate_reports import HeldDebate, HeldReport
+from preceptor.wire.debates import DebateResult, DebateState, DebateTemplate, DebateTurn, StoredTemplate, Voice
+from preceptor.wire.runs import LeaseStatus
+from preceptor_services.api.debates import checks
+from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.plane import Plane
+from preceptor_services.api.runs import leases
+from preceptor_services.api.runs.roles import Roles, roles_of
+from preceptor_services.api.teachers import service as teachers
+from preceptor_services.db import models
+from preceptor_services.db.session import Unit
+
+RECIPE = "recipe"
+"""What the wording of a run's debates is called: it stands in the run's recipe."""
+_Place = tuple[int, str, str, int]
+
+
+def record(plane: Plane, unit: Unit, run_id: str, report: HeldReport, key_id: str) -> LeaseStatus:
+    """Record debates of steps that are recorded. One that is recorded already stays as it is."""
+    session, at = unit.session, plane.clock()
+    run = leases.held(session, run_id, report.fence)
+    known = _known(session, run_id, {each.step for each in report.debates})
+    for index, each in enumerate(report.debates):
+        if each.step > run.step:
+            raise Conflict(
+                f"debates.{index}.step: step {each.step} is not recorded; {run.step} is the last one.",
+                field=f"debates.{index}.step",
+                remedy="Report the step first.",
+            )
+        place = (each.step, each.context, each.task, each.rollout)
+        if place not in known:
+            known.add(place)
+            _add(session, run, each, f"debates.{index}", key_id, at)
+    status = leases.beat(plane, session, run, at)
+    session.flush()
+    return status
+
+
+def _known(session: Session, run_id: str, steps: set[int]) -> set[_Place]:
+    table = models.RunDebate
+    query = select(table).where(table.run_id == run_id, table.step.in_(steps))
+    return {(each.step, each.context, each.task, each.rollout) for each in session.scalars(query)}
+
+
+def _add(session: Session, run: models.Run, held: HeldDebate, field: str, key_id: str, at: datetime) -> None:
+    rules, words = protocol.rules_of(held.wish, held.template), worded(held.template)
+    _check(held, field)
+    end = protocol.following(rules, held.turns)
+    if isinstance(end, Round):
+        raise Invalid(
+            f"{field}.turns: in round {end.number} nothing is said of {', '.join(end.debaters)}; a debate is recorded "
+            "when it has ended.",
+            field=f"{field}.turns",
+        )
+    result = protocol.outcome(rules, held.turns, end, _seconds(held.turns))
+    failed = end.why == "too_few"
+    debate = models.Debate(
+        id=new_id("debate"),
+        wish=held.wish,
+        template=words,
+        cache_key=None if failed else _cache_key(session, run.id, held, words, result),
+        state=DebateState.FAILED.value if failed else DebateState.SUCCEEDED.value,
+        created_at=at,
+        updated_at=at,
+        started_at=at,
+        finished_at=at,
+        error=protocol.too_few(rules, result) if failed else None,
+        result=result,
+        cancel_requested=False,
+        worker=run.worker,
+        fence=run.fence,
+        attempt=1,
+        created_by=key_id,
+        request_hash=hashlib.sha256(held.wish.model_dump_json().encode()).hexdigest(),
+    )
+    session.add(debate)
+    session.flush()
+    place = {"step": held.step, "context": held.context, "task": held.task, "rollout": held.rollout}
+    session.add(models.RunDebate(debate_id=debate.id, run_id=run.id, voices=held.voices, **place))
+    for turn in held.turns:
+        said = {"round": turn.round, "debater": turn.debater, "turn": turn}
+        session.add(models.DebateTurn(debate_id=debate.id, at=at, fence=run.fence, **said))
+
+
+def _check(held: HeldDebate, field: str) -> None:
+    """Raises Invalid where somebody speaks who does not take part, or twice."""
+    if set(held.voices) != set(held.wish.teachers):
+        raise Invalid(f"{field}.voices: they are not those of the debaters.", field=f"{field}.voices")
+    seen = set[tuple[int, str]]()
+    for index, turn in enumerate(held.turns):
+        where = f"{field}.turns.{index}"
+        if turn.debater not in held.wish.teachers or turn.round > held.template.rounds:
+            raise Invalid(f"{where}: {turn.debater} does not speak in round {turn.round}.", field=where)
+        if (turn.round, turn.debater) in seen:
+            raise Invalid(f"{where}: {turn.debater} speaks twice in round {turn.round}.", field=where)
+        seen.add((turn.round, turn.debater))
+
+
+def worded(template: DebateTemplate) -> StoredTemplate:
+    """A recipe's words. They are stored with the debate, and under no version."""
+    return StoredTemplate(name=RECIPE, version=0, hash=protocol.hash_of(template), template=template)
+
+
+def _cache_key(
+    session: Session, run_id: str, held: HeldDebate, words: StoredTemplate, result: DebateResult
+) -> str | None:
+    """None: it is not to be given out again. What is drawn depends on the run's own seeds, which nobody else has."""
+    if held.wish.temperature > 0 or not checks.lasting(result, held.turns, held.voices):
+        return None
+    return checks.cache_key(held.wish, words, held.voices) if are_current(session, run_id, held.voices) else None
+
+
+def are_current(session: Session, run_id: str, voices: Mapping[str, Voice]) -> bool:
+    """Whether those are still the teachers that fill these roles, as they are known here."""
+    registered = roles_of(session, [run_id]).get(run_id, Roles()).registered
+    for voice in voices.values():
+        teacher = teachers.find(session, registered.get(voice.role or "", ""))
+        if teacher is None or teacher.card is None or checks.voice_of(teacher.card, voice.role) != voice:
+            return False
+    return True
+
+
+def _seconds(turns: Sequence[DebateTurn]) -> float:
+    """Debaters of one round speak side by side."""
+    rounds = {turn.round for turn in turns}
+    return sum(max(turn.seconds for turn in turns if turn.round == number) for number in rounds)

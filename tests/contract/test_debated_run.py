@@ -1,0 +1,78 @@
+"""A worker in this process trains with debates in its context: what debaters said is kept, and shown by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from preceptor.wire.data import TaskSource
+from preceptor.wire.debates import DebateState
+from preceptor.wire.runs import Run, RunState
+from preceptor_services.worker.advance import Bench, advance
+from preceptor_services.worker.cache import ArtifactCache
+from tests.contract.conftest import House
+from tests.contract.debating import register
+from tests.debaters import Debater, debater, reply
+from tests.models import tiny_model_folder
+
+STEPS, BATCH, SAMPLES = 3, 2, 2
+
+
+@pytest.fixture
+def debaters(sqlite_house: House) -> Iterator[dict[str, Debater]]:
+    """Two that talk, and do not agree."""
+    with ExitStack() as serving:
+        says = {"ann": lambda prompt: reply("The last letter comes first.", 90), "bob": lambda prompt: "Hm."}
+        found = {name: serving.enter_context(debater(say)) for name, say in says.items()}
+        for name, one in found.items():
+            register(sqlite_house, name, one.url)
+        yield found
+
+
+def train(house: House, **context: Any) -> Run:
+    """A run that learns from its own base, which has read what others said."""
+    folder = tiny_model_folder(house.tmp / "student")
+    run = house.run(
+        recipe="mad_opd",
+        student=house.admin.artifacts.push(folder, "model", "student"),
+        teachers={"first": "base", "second": "base", "one": "ann", "other": "bob"},
+        overrides={
+            "rollout": {"max_tokens": 8, "samples": SAMPLES},
+            "contexts": {"debate": {"speakers": ["one", "other"], "from_data": False, **context}},
+        },
+        data=TaskSource(task="spell_backward"),
+        training={"steps": STEPS, "batch": BATCH, "evaluate_items": 2, "evaluate_every": STEPS, "warmup_steps": 0},
+    )
+    cache = house.tmp / "worker"
+    advance(run.id, Bench(client=house.admin, name="w", folder=cache, cache=ArtifactCache(house.admin, cache, 10**9)))
+    done = house.admin.runs.get(run.id)
+    assert done.state is RunState.SUCCEEDED, done.error
+    return done
+
+
+def test_the_debates_of_a_run_are_its_record(sqlite_house: House, debaters: dict[str, Debater]) -> None:
+    run, debates = train(sqlite_house), sqlite_house.admin.debates
+    found = [debates.get(each.id) for each in debates.list(run=run.id)]
+    assert len(found) == STEPS * BATCH * SAMPLES and not list(debates.list())
+    assert {(each.run.step, each.run.rollout) for each in found if each.run} == {
+        (step, rollout) for step in range(1, STEPS + 1) for rollout in range(SAMPLES)
+    }
+    for each in found:
+        assert each.state is DebateState.SUCCEEDED and each.result is not None and each.run is not None
+        assert each.wish.attempt is not None and each.result.weights == {"first": 1.0}
+        assert each.result.transcript.startswith("first: The last letter comes first.")
+        assert [(out.debater, out.missing) for out in each.result.excluded] == [("second", "unreadable")]
+        assert each.run.voices["first"].teacher == "ann" and each.run.voices["second"].role == "other"
+        assert [turn.tokens for turn in each.turns] == [7, 7, 7]
+    said = sum(step.ledger.teachers["one"].texts for step in sqlite_house.admin.runs.metrics(run.id))
+    assert said == sum(turn.debater == "first" for each in found for turn in each.turns)
+
+
+def test_a_run_may_keep_them_for_itself(sqlite_house: House, debaters: dict[str, Debater]) -> None:
+    run = train(sqlite_house, record_every=2, sighted=False)
+    found = list(sqlite_house.admin.debates.list(run=run.id))
+    assert {each.run.step for each in found if each.run} == {2}, "every second step"
+    assert len(found) == BATCH and all(each.wish.attempt is None for each in found), "rollouts share a blind debate"

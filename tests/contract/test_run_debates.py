@@ -1,0 +1,161 @@
+"""Debates that runs hold for themselves: recorded once, under the run's lease, and shown like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from preceptor.cli import debates as cli
+from preceptor.cli import output
+from preceptor.cli.main import create_app
+from preceptor.debates.templates import BUILT_IN
+from preceptor.errors import Conflict, Invalid, LeaseLost
+from preceptor.resources import debates as resource
+from preceptor.wire.common import Scope
+from preceptor.wire.debate_reports import HeldDebate
+from preceptor.wire.debates import DebateCreate, DebateState, DebateTurn, Voice
+from preceptor.wire.runs import LeaseGrant
+from tests.contract.conftest import ADMIN, House
+from tests.contract.reports import steps
+
+VOICES = {
+    name: Voice(role=name, teacher=name, model="talker", engine="openai", weights_version=0)
+    for name in ("first", "second")
+}
+
+
+@pytest.fixture
+def run(house: House) -> LeaseGrant:
+    """A run that a worker has taken, with two steps recorded."""
+    grant = house.admin.runs.lease(house.run().id, "gpu-1")
+    house.admin.runs.report(grant.run.id, steps(1, 1, 2))
+    return grant
+
+
+def turn(number: int, debater: str, **changes: Any) -> DebateTurn:
+    said: dict[str, Any] = {"argument": f"{debater} says 42\x00.", "answer": "42", "confidence": 80, "tokens": 5}
+    return DebateTurn(round=number, debater=debater, seconds=number + 0.5, **{**said, **changes})
+
+
+TURNS = tuple(turn(number, debater) for number in (1, 2) for debater in VOICES)
+
+
+def held(step: int = 1, rollout: int = 0, **changes: Any) -> HeldDebate:
+    wish = DebateCreate(question="Six times seven?", attempt="41", teachers=tuple(VOICES), stop=())
+    fields = {"wish": wish, "template": BUILT_IN["discussion"], "voices": VOICES, "turns": TURNS, **changes}
+    return HeldDebate(step=step, context="debate", task="t" * 32, rollout=rollout, **fields)
+
+
+def test_a_runs_debates_are_listed_by_run_and_shown_like_any_other(house: House, run: LeaseGrant):
+    debates = house.admin.debates
+    debates.record_held(run.run.id, 1, [held(1), held(1, 1), held(2, turns=(*TURNS[:3], turn(2, "second", tokens=9)))])
+    assert not list(debates.list()), "those that were asked for are listed by themselves"
+    found = list(debates.list(run=run.run.id))
+    assert {(each.run.step, each.run.rollout) for each in found if each.run} == {(2, 0), (1, 1), (1, 0)}
+    (second,) = debates.list(run=run.run.id, step=2)
+    shown = debates.get(second.id)
+    assert shown.state is DebateState.SUCCEEDED and shown.result is not None and shown.run is not None
+    assert (shown.run.run, shown.run.context, shown.run.task, shown.run.voices) == (
+        run.run.id,
+        "debate",
+        "t" * 32,
+        VOICES,
+    )
+    assert [(each.round, each.debater) for each in shown.turns] == [
+        (1, "first"),
+        (1, "second"),
+        (2, "first"),
+        (2, "second"),
+    ]
+    assert shown.turns[0].argument == "first says 42\x00."
+    result = shown.result
+    assert (result.ended, result.tokens, result.calls, result.answer) == ("rounds", 24, 4, "42")
+    assert result.seconds == 1.5 + 2.5, "debaters of a round speak side by side"
+    assert result.weights == {"first": 0.5, "second": 0.5} and result.agreed
+    assert (shown.worker, shown.fence, shown.template.name) == ("gpu-1", 1, "recipe")
+
+
+def test_a_replayed_step_records_no_debate_twice_and_the_first_stays(house: House, run: LeaseGrant):
+    debates = house.admin.debates
+    debates.record_held(run.run.id, 1, [held(1), held(1)])
+    (first,) = debates.list(run=run.run.id)
+    house.admin.runs.release(run.run.id, 1)
+    again = house.admin.runs.lease(run.run.id, "gpu-2")
+    other = tuple(each.model_copy(update={"argument": "Something else."}) for each in TURNS)
+    status = debates.record_held(run.run.id, again.fence, [held(1, turns=other), held(2)])
+    assert not status.cancel
+    assert {each.run.step for each in debates.list(run=run.run.id) if each.run} == {1, 2}
+    (kept,) = debates.list(run=run.run.id, step=1)
+    assert kept == first and debates.get(first.id).turns == TURNS
+    with pytest.raises(LeaseLost):
+        debates.record_held(run.run.id, 1, [held(2, 1)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"step": 3}, Conflict, "step 3 is not recorded; 2 is the last one"),
+        ({"turns": TURNS[:3]}, Invalid, "debates.1.turns: in round 2 nothing is said of second"),
+        ({"turns": (*TURNS, turn(3, "first"))}, Invalid, "first does not speak in round 3"),
+        ({"turns": (*TURNS, turn(2, "first"))}, Invalid, "debates.1.turns.4: first speaks twice in round 2"),
+        ({"turns": (turn(1, "other"),)}, Invalid, "other does not speak"),
+        ({"voices": {"first": VOICES["first"]}}, Invalid, "debates.1.voices"),
+    ],
+)
+def test_what_is_no_debate_of_the_run_is_refused_whole(
+    house: House, run: LeaseGrant, changes: dict[str, Any], error: type[Exception], says: str
+):
+    with pytest.raises(error, match=says):
+        house.admin.debates.record_held(run.run.id, 1, [held(), held(rollout=1, **changes)])
+    assert not list(house.admin.debates.list(run=run.run.id))
+
+
+def test_who_was_excluded_and_a_debate_without_enough_debaters_are_kept_with_the_reason(house: House, run: LeaseGrant):
+    lost = DebateTurn(round=1, debater="second", missing="unreadable", detail="<confidence> is missing", tokens=3)
+    alone = (turn(1, "first"), lost, turn(2, "first"))
+    strict = held().wish.model_copy(update={"quorum": 2})
+    house.admin.debates.record_held(run.run.id, 1, [held(turns=alone), held(rollout=1, turns=alone[:2], wish=strict)])
+    found = {each.run.rollout: each for each in house.admin.debates.list(run=run.run.id) if each.run}
+    assert found[0].result is not None and found[0].result.weights == {"first": 1.0}
+    (excluded,) = found[0].result.excluded
+    assert (excluded.debater, excluded.missing, excluded.detail) == ("second", "unreadable", "<confidence> is missing")
+    assert found[1].state is DebateState.FAILED and found[1].error is not None
+    assert "1 of 2 debaters are left" in found[1].error.detail
+
+
+def test_a_step_of_many_debates_travels_in_portions(house: House, run: LeaseGrant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resource, "PORTION_BYTES", 3 * len(held().model_dump_json()))
+    sizes, post = list[int](), house.admin.debates._connection.post
+
+    def counted(kind: Any, path: str, body: Any, **more: Any) -> Any:
+        sizes.append(len(body.debates))
+        return post(kind, path, body, **more)
+
+    monkeypatch.setattr(house.admin.debates._connection, "post", counted)
+    house.admin.debates.record_held(run.run.id, 1, [held(rollout=index) for index in range(8)])
+    assert sizes == [3, 3, 2] and len(list(house.admin.debates.list(run=run.run.id))) == 8
+
+
+def test_the_command_line_shows_them(sqlite_house: House, monkeypatch: pytest.MonkeyPatch):
+    grant = sqlite_house.admin.runs.lease(sqlite_house.run().id, "w")
+    sqlite_house.admin.runs.report(grant.run.id, steps(1, 1))
+    sqlite_house.admin.debates.record_held(grant.run.id, 1, [held(1, 3)])
+    (one,) = sqlite_house.admin.debates.list(run=grant.run.id)
+    monkeypatch.setattr(cli, "connect", lambda url, key_file: sqlite_house.client(ADMIN))
+    monkeypatch.setattr(output.console, "width", 160)
+
+    def say(*arguments: str) -> str:
+        done = CliRunner().invoke(create_app(), ["debates", *arguments])
+        return done.output + str(done.exception or "")
+
+    assert "step 1, rollout 3" in say("list", "--run", grant.run.id) and one.id not in say("list")
+    shown = say("show", one.id)
+    assert "first: first (version 0)" in shown and "the run's recipe" in shown and grant.run.id in shown
+    assert "--run" in say("list", "--step", "1")
+
+
+def test_whoever_may_only_read_records_none(house: House, run: LeaseGrant):
+    with pytest.raises(Exception, match="scope"):
+        house.scoped(Scope.READ).debates.record_held(run.run.id, 1, [held()])
