@@ -98,6 +98,10 @@ class PeerServing(Wire):
     """What it says of itself."""
 
 
+MOST_PUBLICATIONS = 1000
+"""In one answer."""
+
+
 class Published(Wire):
     """What is known of a run's student as a peer."""
 
@@ -110,7 +114,7 @@ class Published(Wire):
     done: bool
     """Whether it has done all its steps: no further version follows, and it asks nothing any more."""
     publications: tuple[Publication, ...]
-    """The versions that were asked for, in order; at most a thousand."""
+    """The versions that were asked for, in order; at most `MOST_PUBLICATIONS`."""
 
 
 class PairGrant(Wire):

@@ -10,18 +10,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import torch
 
 from preceptor.client import Client
 from preceptor.errors import Interrupted, NeverPublished, PeerLost, PreceptorError
-from preceptor.wire.pairs import Outcomes, PairGrant, PeerServing, Publication, Published, step_of, version_of
+from preceptor.wire.pairs import (
+    MOST_PUBLICATIONS,
+    Outcomes,
+    PairGrant,
+    Published,
+    step_of,
+)
 from preceptor.wire.runs import LeaseGrant, RunState
 from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.live import LiveStudent
+from preceptor_services.worker.own_versions import OwnVersions
 from preceptor_trainer.standing import Standing, Standings
 
 ASKS_SECONDS, WAITS_SECONDS = 1.0, 0.1
@@ -51,13 +57,10 @@ class Link:
     ) -> None:
         """`url`: where others reach `student`. `moved` is told where the peer answers whenever that is elsewhere.
         `seen`: which version of it answers at such a place, None where another does; it raises where nobody does."""
-        self._client, self._lease, self._student, self._url = client, lease, student, url
-        self._run, self._fence, self.pair, self._policy = grant.run.id, grant.fence, pair, pair.policy
+        self._client, self._lease = client, lease
+        self._own = OwnVersions(client, grant.run, grant.fence, lease, student, url)
+        self._run, self.pair, self._policy = grant.run.id, pair, pair.policy
         self._stopping, self._moved, self._seen, self._clock = stopping, moved, seen, clock
-        self._serving = False
-        self._last: Publication | None = None
-        self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publishes-{pair.teacher}")
-        self._publishing: Future[None] | None = None
         self._changed = threading.Condition()
         self._standings = Standings(pair.policy.memory, pair.teaches, pair.peer_teaches)
         self._versions: set[int] = set()
@@ -68,7 +71,8 @@ class Link:
         self._sign_of_life = self._sought = clock()
         self._alone = False
         self._step = 0
-        self._hurried = threading.Event()
+        self._waits = False
+        self._wanted = threading.Event()
         self._met: dict[int, Mapping[str, Standing]] = {}
         self._told: dict[int, dict[str, float]] = {}
         self._closing = threading.Event()
@@ -87,8 +91,8 @@ class Link:
 
     def __exit__(self, *error: object) -> None:
         self._closing.set()
-        self._hurried.set()
-        self._publisher.shutdown()
+        self._wanted.set()
+        self._own.close()
         self._thread.join(5.0)
 
     # -- the loop's --------------------------------------------------------------------------------------------------
@@ -101,40 +105,10 @@ class Link:
         scale: float | None,
         outcomes: Mapping[str, Outcomes],
     ) -> None:
-        """Record a version, then have it answer, while the next step is written. Raises what came of the version
-        before: LeaseLost, and what a body that does not fit raises."""
-        self._published_all()
+        """Record a version, then have it answer: see `OwnVersions`."""
+        self._own.publish(step, weights, kind, scale, outcomes)
         with self._changed:
             self._standings.own(outcomes)
-        version = version_of(self._fence, step)
-        self._publishing = self._publisher.submit(self._publish, step, version, weights, kind, scale, dict(outcomes))
-
-    def _publish(
-        self,
-        step: int,
-        version: int,
-        weights: Mapping[str, torch.Tensor],
-        kind: WeightsKind,
-        scale: float | None,
-        outcomes: dict[str, Outcomes],
-    ) -> None:
-        def announce(hash: str) -> None:
-            self._last = told = Publication(version=version, step=step, weights_hash=hash, outcomes=outcomes)
-            send = self._client.codistillations.publish
-            self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, told)))
-
-        self._student.move(weights, kind, scale, version, announce)
-        if not self._serving:
-            serving = PeerServing(fence=self._fence, url=self._url, card=self._student.card)
-            serve = self._client.codistillations.serve
-            self._lease.heard(self._lease.report(lambda: serve(self._run, serving)))
-            self._serving = True
-            _log.info("run %s: its student answers at %s as %s", self._run, self._url, self.pair.teacher)
-
-    def _published_all(self) -> None:
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            publishing.result()
 
     def meet(self, step: int) -> Mapping[str, Standing]:
         """Wait for the peer, as the policy says. What is known stays the same for all parts of a step."""
@@ -142,6 +116,7 @@ class Link:
             if step not in self._met:
                 began, self._step = self._clock(), step - 1
                 self._wait(step - 1)
+                self._wanted.set()  # the version that is about to answer is known when it does
                 self._met = {known: each for known, each in self._met.items() if known >= step - 64}
                 self._met[step] = self._standings.now()
                 self._told[step] = {"peer_waited_seconds": self._clock() - began, "peer_alone": float(self._alone)}
@@ -155,10 +130,7 @@ class Link:
     def linger(self) -> None:
         """All steps are done: say so, and go on answering until the peer's are too, it is lost, or this run is to
         stop."""
-        self._published_all()
-        last, send = self._last, self._client.codistillations.publish
-        assert last is not None, "a version was published before the first step"
-        self._lease.heard(self._lease.report(lambda: send(self._run, self._fence, last, done=True)))
+        self._own.end()
         with self._changed:
             self._sign_of_life = self._clock()
             while not self._done and not RunState(self._state).ended and not self._stopping():
@@ -209,10 +181,12 @@ class Link:
                     raise Interrupted("Waiting for the peer was broken off: the run is to stop.", teacher="peer")
                 if self._clock() - max(began, self._sign_of_life) > self._policy.patience:
                     return self._lose(f"Nothing was heard of it for {self._policy.patience:g} s.")
-                self._hurried.set()
+                if not self._waits:
+                    self._waits = True
+                    self._wanted.set()
                 self._changed.wait(WAITS_SECONDS)
         finally:
-            self._hurried.clear()
+            self._waits = False
 
     def _near(self, own_step: int) -> bool:
         return self._alone or self._worth_hearing(own_step)
@@ -249,10 +223,8 @@ class Link:
             except PreceptorError as error:
                 _log.warning("run %s: nothing could be learned of its peer (%s)", self._run, error)
             self._seek()
-            if self._hurried.is_set():
-                self._closing.wait(WAITS_SECONDS)
-            else:
-                self._hurried.wait(ASKS_SECONDS)
+            self._wanted.wait(WAITS_SECONDS if self._waits else ASKS_SECONDS)
+            self._wanted.clear()
 
     def _seek(self) -> None:
         """While this side is alone: whether its peer answers again, which may publish nothing any more. One that is too
@@ -272,14 +244,14 @@ class Link:
 
     def _look(self) -> None:
         """Take note of what the control plane knows of the peer."""
-        while self._took(self._published(self.pair.peer_run, self._newest or 0)):
+        while self._took(self._published(self.pair.peer_run, self._newest or 0)) == MOST_PUBLICATIONS:
             pass
 
     def _published(self, run: str, after: int) -> Published:
         return self._client.codistillations.published(run, after=after)
 
-    def _took(self, found: Published) -> bool:
-        """Whether there may be more."""
+    def _took(self, found: Published) -> int:
+        """How many versions there were."""
         with self._changed:
             self._state, self._done = found.state, found.done
             new = [each for each in found.publications if each.version not in self._versions]
@@ -293,4 +265,4 @@ class Link:
                 self._peer_at = (found.url, found.key_env)
                 self._moved(*self._peer_at)
             self._changed.notify_all()
-            return bool(new)
+        return len(found.publications)

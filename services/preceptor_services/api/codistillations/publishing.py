@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire import runs as wire
-from preceptor.wire.pairs import INCARNATION, PeerServing, PublicationReport, Published
+from preceptor.wire.pairs import INCARNATION, MOST_PUBLICATIONS, PeerServing, PublicationReport, Published
 from preceptor.wire.teachers import TeacherState
 from preceptor_services.api.codistillations.service import KEY_ENV
 from preceptor_services.api.plane import Plane
@@ -20,9 +20,6 @@ from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.urls import check_url
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
-
-MOST = 1000
-"""Publications that one answer lists."""
 
 
 def serve(plane: Plane, unit: Unit, run_id: str, serving: PeerServing) -> wire.LeaseStatus:
@@ -85,7 +82,12 @@ def published(session: Session, run_id: str, after: int) -> Published:
     """What is known of a run's student as a peer; its versions above `after`. Raises NotFound."""
     run, side = history.get(session, run_id), _side(session, run_id)
     table = models.Publication
-    query = select(table).where(table.run_id == run_id, table.version > after).order_by(table.version).limit(MOST)
+    query = (
+        select(table)
+        .where(table.run_id == run_id, table.version > after)
+        .order_by(table.version)
+        .limit(MOST_PUBLICATIONS)
+    )
     found = tuple(each.publication for each in session.scalars(query))
     done = run.state == wire.RunState.SUCCEEDED.value or 0 < side.done_fence == run.fence
     return Published(state=run.state, url=side.url, key_env=KEY_ENV, done=done, publications=found)

@@ -240,8 +240,10 @@ def test_who_has_done_all_its_steps_is_not_waited_for(plane: Plane) -> None:
 
 def test_who_is_done_says_so_and_answers_until_the_other_is(plane: Plane) -> None:
     plane.publishes(10)
-    with link(plane) as mine:
-        mine._last = plane.peer[0]  # pyright: ignore[reportPrivateUsage]
+    student = Student()
+    student.go.set()
+    with link(plane, student=student) as mine:
+        mine.publish(10, {}, WeightsKind.FULL, None, {})
         ended = threading.Event()
         thread = threading.Thread(target=lambda: (mine.linger(), ended.set()))
         thread.start()
