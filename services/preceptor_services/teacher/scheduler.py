@@ -60,12 +60,13 @@ class Scheduler:
     def submit(self, job: Job, work: Callable[[], Result] | Work[Result]) -> Future[Done[Result]]:
         """Have the work done when its turn comes. Raises Overloaded at once: 429 queue full, 503 draining."""
         entry = Entry(job, work if isinstance(work, (Whole, Steps, Passes)) else Whole(work))
+        # First: a lane may be done with it before this thread goes on. Called where it is cancelled in the queue, too.
+        entry.future.add_done_callback(lambda _: self._leave(entry))
         with self._changed:
             self._check_room()
             self._turns.enter(entry)
             self._watch(len(self._turns))
             self._wake()
-        entry.future.add_done_callback(lambda _: self._leave(entry))  # also where it is cancelled before its turn
         return entry.future
 
     async def run(self, job: Job, work: Callable[[], Result] | Work[Result]) -> Done[Result]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from preceptor.errors import Overloaded
-from preceptor_services.teacher.jobs import Job
+from preceptor_services.teacher.jobs import Entry, Job
 from preceptor_services.teacher.scheduler import Scheduler
 
 
@@ -50,6 +50,25 @@ def test_a_caller_that_goes_away_while_it_waits_leaves_no_trace() -> None:
     asyncio.run(main())
     scheduler.close()
     assert ran == ["third"] and scheduler.depth == 0 and max(depths) == 2
+
+
+def test_a_job_that_is_done_before_its_submitter_goes_on_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full machine a lane does all of it while the thread that brought it waits for a core."""
+    scheduler, depths = Scheduler(2), list[int]()
+    enter = scheduler._turns.enter
+
+    def enter_and_be_done(entry: Entry) -> None:
+        enter(entry)
+        assert entry.claim()
+        entry.finish("by a lane")
+        depths.append(scheduler.depth)
+
+    monkeypatch.setattr(scheduler._turns, "enter", enter_and_be_done)
+    assert scheduler.submit(Job(), lambda: "again").result(10).result == "by a lane"
+    assert depths == [0], "else it is taken a second time, which ends the lane"
+    monkeypatch.undo()
+    assert scheduler.submit(Job(), lambda: "the next").result(10).result == "the next"
+    scheduler.close()
 
 
 def test_a_full_queue_refuses_at_once() -> None:
