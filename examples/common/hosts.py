@@ -93,7 +93,8 @@ class Host:
     @property
     def settings(self) -> dict[str, str]:
         """What programs have to be told where they can write nowhere else."""
-        return {"TMPDIR": str(self.disk), "PYTHONDONTWRITEBYTECODE": "1"}
+        disk = str(self.disk)
+        return {"TMPDIR": disk, "MPLCONFIGDIR": disk, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass
