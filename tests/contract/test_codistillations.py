@@ -239,6 +239,22 @@ def test_the_record_holds_what_was_heard_against_what_was_published(sqlite_house
     assert record.unpublished == (version_of(theirs, 7),) and record.alone == (3,)
 
 
+def test_the_record_tells_what_feedback_came_to(sqlite_house: House) -> None:
+    pair = sqlite_house.admin.codistillations.start(wish(sqlite_house))
+    mine, theirs = leased(sqlite_house, pair.a.run), leased(sqlite_house, pair.b.run)
+    sqlite_house.admin.codistillations.publish(pair.b.run, theirs, publication(theirs, 0))
+    for step, (maths, unreadable) in enumerate([(0.0, 3), (5.0, 1)], 1):
+        answers = [PeerAnswers(kind="feedback", version=version_of(theirs, 0), lag=step - 1, count=4)]
+        ledger = Ledger(teachers={"peer": TeacherLedger(answers=answers, unreadable=unreadable, unwritten=2)})
+        report = StepReport(step=step, metrics={"feedback/maths": maths, "feedback/letters": 1.0}, ledger=ledger)
+        sqlite_house.admin.runs.report(pair.a.run, StepsReport(fence=mine, steps=[report]))
+    record = sqlite_house.admin.codistillations.record(pair.id)
+    assert {each.domain: each.rollouts for each in record.a.feedback} == {"letters": 2, "maths": 5}
+    assert (record.a.unreadable, record.a.unwritten) == (4, 4)
+    assert [(each.kind, each.lag, each.count) for each in record.a.heard] == [("feedback", 0, 4), ("feedback", 1, 4)]
+    assert record.b.feedback == () and not record.b.heard
+
+
 def _report(house: House, pair: Codistillation, fence: int, step: int, version: int, **metrics: float) -> None:
     answers = [PeerAnswers(kind="score", version=version, lag=step - 1, count=8)]
     ledger = Ledger(teachers={"peer": TeacherLedger(answers=answers)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import pytest
@@ -16,10 +16,11 @@ from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import recipes
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.opinions import Opinions
+from preceptor_trainer.parts.contexts_tutored import Tutored
 from preceptor_trainer.recipe import SingleContext
 from preceptor_trainer.sampler import LocalSampler
-from preceptor_trainer.texts import Case, Texts, wording
-from preceptor_trainer.views import Ask, ContextView, Message, Rollout, Task
+from preceptor_trainer.texts import Case, Texts, told_of, wording
+from preceptor_trainer.views import Ask, ContextView, Message, Rollout, Task, Verdict
 from preceptor_trainer.writer import Writer
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, ToyData
@@ -162,6 +163,62 @@ def test_nobody_who_writes_ends_the_run_unless_the_context_does_without(on_failu
     ledger = asking.gather(cases, 1)["critic"]
     assert (ledger.texts, ledger.unwritten, ledger.unreadable) == (0, 1, 0)
     assert all(each.silent for each in cases)
+
+
+SAID = {
+    "kept": "<feedback>Multiply again.</feedback>",
+    "cut": "<feedback>Multiply again. It is 42.</feedback>",
+    "only the answer": "<feedback>It is 42.</feedback>",
+    "off the question": "<feedback>Lovely weather today.</feedback>",
+    "no tags": "Multiply again.",
+    "nobody": TeacherUnavailable("gone", teacher="peer"),
+}
+"""What a peer says of an attempt, by its text."""
+
+
+def tutored(attempt: str) -> Case:
+    """An attempt beside one that succeeded."""
+    columns = {"domain": "letters" if attempt == "cut" else "maths"}
+    task = Task(
+        id="t", messages=(Message(role="user", content="Multiply six by seven."),), answer="42", columns=columns
+    )
+    own = Rollout(index=0, text=attempt, verdict=Verdict(reward=0.0, correct=False))
+    other = Rollout(index=1, text="42!", verdict=Verdict(reward=1.0, correct=True))
+
+    def view(replies: Mapping[str, str]) -> ContextView:
+        return ContextView(task=task, rollout=own, group=(own, other), step=1, rng=Random(0), replies=replies)
+
+    return Case(name="tutored", asker=Tutored(), on_failure="drop", row=0, view=view)
+
+
+def test_a_peer_is_heard_by_domain_and_where_nothing_of_it_is_left_its_gate_is_closed() -> None:
+    def write(request: ChatRequest) -> Reply | Exception:
+        asked = request.messages[0].content
+        said = next((SAID[each] for each in SAID if f"\n{each}\n" in asked), "<solution>42</solution>")
+        return said if isinstance(said, Exception) else Reply(text=said, finished=True)
+
+    asker, _ = texts(write)
+    cases = {attempt: tutored(attempt) for attempt in SAID}
+    counts = asker.gather(list(cases.values()), 1)["peer"]
+    assert (counts.texts, counts.unreadable, counts.unwritten) == (6, 3, 1), "equal attempts of its own are asked once"
+    assert told_of(list(cases.values())) == {"feedback/maths": 1.0, "feedback/letters": 1.0}
+    alone = Tutored(peer=None).prompts(tutored("kept").seen())
+    for attempt, each in cases.items():
+        (prompt,) = Tutored().prompts(each.seen())
+        assert not each.silent and "42!" in prompt.messages[0]["content"]
+        if attempt in ("kept", "cut"):
+            assert (
+                "Multiply again." in prompt.messages[0]["content"] and "It is 42" not in prompt.messages[0]["content"]
+            )
+        else:
+            assert [prompt] == list(alone), "as without a peer"
+
+
+def test_an_attempt_of_a_peer_that_is_cut_off_is_none_that_succeeded() -> None:
+    asker, desk = texts(lambda request: Reply(text="<solution>42</solution>", finished=False))
+    counts = asker.gather([each := tutored("kept")], 1)["peer"]
+    assert counts.unreadable == 1 and not each.silent and len(desk.asked) == 1, "it is not asked for feedback"
+    assert told_of([each]) == {"feedback/maths": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def anchored(feedback: str, task: Task) -> str:
     """The sentences and lines that do not say the answer, if they have a word of the question in common with it; else
     nothing."""
     answer = re.compile(rf"(?<!\w){re.escape((task.answer or '').strip())}(?!\w)", re.IGNORECASE)
-    said = re.split(r"(?<=[.!?])(?=\s)|(?<=\n)", feedback)
-    kept = "".join(each for each in said if not answer.search(each)).strip()
+    parts = re.findall(r".+?(?:[.!?]\s+|\n+|$)", feedback, re.DOTALL)
+    kept = "".join(each for each in parts if not answer.search(each)).strip()
     asked, said = ({word.casefold() for word in re.findall(r"[^\W\d_]{4,}", text)} for text in (question(task), kept))
     return kept if asked & said else ""
 

@@ -146,9 +146,16 @@ def test_with_the_gate_closed_it_is_the_reprompt_without_feedback() -> None:
     [
         ("Mind the number. It is 42. Try again!", "Mind the number. Try again!"),
         ("The number is 421.", "The number is 421."),
+        ("Mind the number.\n- It is 42.\n- Six, seven times", "Mind the number.\n- Six, seven times"),
         ("It is 42.", ""),
         ("Lovely weather today.", ""),
     ],
 )
 def test_feedback_is_anchored_in_the_question_and_free_of_the_answer(feedback: str, kept: str) -> None:
     assert anchored(feedback, TASK) == kept
+    reply = f"<feedback>{feedback}</feedback>"
+    if kept:
+        assert Tutored().read(view(), "feedback", reply) == kept
+    else:
+        with pytest.raises(ValueError, match="about the question without saying its answer"):
+            Tutored().read(view(), "feedback", reply)
