@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,26 @@ def test_a_version_is_announced_before_it_answers_and_its_texts_say_which_it_is(
             client.load_weights(folder, version=10_000_002)
     assert [version for _, version in told] == [0, 10_000_000], "each was told of while the one before answered"
     assert len({hash for hash, _ in told}) == 2
+
+
+def test_who_has_heard_of_a_version_is_not_answered_by_the_one_before(folder: Path, student: LiveStudent) -> None:
+    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, lambda hash: None)
+    known, go_on = threading.Event(), threading.Event()
+
+    def announce(hash: str) -> None:
+        known.set()
+        assert go_on.wait(20)
+
+    with TeacherClient("http://{}:{}".format(*student.address), KEY) as client, ThreadPoolExecutor() as threads:
+        newer = weights(folder, 0.05)
+        moving = threads.submit(student.move, newer, WeightsKind.FULL, None, 10_000_001, announce)
+        assert known.wait(20)
+        asking = threads.submit(client.score, asked(contexts=[[1, 2]], completions=[[3, 4]]))
+        with pytest.raises(TimeoutError):
+            asking.result(0.5)
+        go_on.set()
+        assert asking.result(20).stamp.weights_version == 10_000_001
+        moving.result(20)
 
 
 def test_what_is_refused_when_it_is_announced_never_answers(folder: Path, student: LiveStudent) -> None:

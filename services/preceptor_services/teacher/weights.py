@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -88,11 +89,16 @@ async def _load(
     )
 
 
-async def put_live(service: Service, loader: Loader, body: Path, update: Update) -> None:
-    """Exchange the weights for those that were read from `body`, between two requests."""
+async def put_live(
+    service: Service, loader: Loader, body: Path, update: Update, announce: Callable[[str], object] | None = None
+) -> None:
+    """Exchange the weights for those that were read from `body`, between two requests. `announce` is told their hash
+    when what was begun is finished, and nothing new is begun; what it raises leaves everything as it is."""
     make_live = await run_in_threadpool(service.backend.prepare, update.weights)
 
     def exchange() -> None:
+        if announce is not None:
+            announce(update.weights.hash)
         make_live()
         head = service.backend.about.head
         service.heads.move(None if head is None else head.hash, service.backend.head())

@@ -81,7 +81,8 @@ class LiveStudent:
         announce: Callable[[str], object],
     ) -> None:
         """Answer with these weights from now on; what was begun is finished by those before. `announce` is told their
-        hash before anybody hears of them; what it raises leaves everything as it is."""
+        hash when nobody is answered: who hears of them there is not answered by those before any more. What it raises
+        leaves everything as it is."""
         loader = self._service.loader
         assert loader is not None, "it takes weights"
         body = loader.folder / f"version-{version}.safetensors"
@@ -90,8 +91,7 @@ class LiveStudent:
                 for piece in body_of({name: each.numpy() for name, each in weights.items()}, kind, scale).pieces():
                     file.write(piece)
             update = loader.read(body, kind, version, scale)
-            announce(update.weights.hash)
-            asyncio.run(put_live(self._service, loader, body, update))
+            asyncio.run(put_live(self._service, loader, body, update, announce))
         finally:
             if not loader.holds(body):
                 body.unlink(missing_ok=True)
