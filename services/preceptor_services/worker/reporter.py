@@ -119,8 +119,9 @@ class RunReporter:
         self.checkpoint_step = step
 
     def note(self, data: Mapping[str, object], step: int) -> None:
-        """Tell whoever watches the run something about a step; of one that is computed again it was told before."""
-        if step <= self._recorded_step:
+        """Tell whoever watches the run something about a step; of one that is computed again it was told before. Step 0
+        is what comes before the first one, and is never computed again."""
+        if 0 < step <= self._recorded_step:
             return
         _log.info("run %s: %s", self._run.id, data.get("message", data))
         note = Note(fence=self._lease.fence, data=dict(data))

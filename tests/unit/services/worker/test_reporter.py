@@ -180,6 +180,13 @@ def test_what_was_noted_of_a_step_is_not_noted_when_the_step_is_computed_again()
     assert [note.data for note in runs.notes] == [{"message": "Guard entropy at step 3"}]
 
 
+def test_what_comes_before_the_first_step_is_noted() -> None:
+    runs = Runs([])
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    reporter.note({"message": "The skill bank is at version 1, cold start"}, 0)
+    assert [note.data["message"] for note in runs.notes] == ["The skill bank is at version 1, cold start"]
+
+
 def test_a_guards_pause_is_asked_for_once_and_yields_to_a_cancel() -> None:
     runs = Runs([])
     reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
