@@ -14,7 +14,7 @@ from preceptor.cli.main import create_app
 from preceptor.debates.templates import BUILT_IN
 from preceptor.errors import Invalid
 from preceptor.wire.common import Problem
-from preceptor.wire.debates import Debate, DebateState
+from preceptor.wire.debates import Debate, DebateCreate, DebateState, DebateTurn
 from tests.contract.conftest import ADMIN, House
 from tests.contract.debating import register
 
@@ -81,3 +81,12 @@ def test_a_template_is_stored_from_a_file_or_the_file_is_at_fault(ready: House, 
         say("templates", "short", "--store", str(file))
     with pytest.raises(Invalid, match="cannot be read"):
         say("templates", "short", "--store", str(tmp_path / "nothing.json"))
+
+
+def test_a_debater_s_words_are_shown_and_not_obeyed(ready: House) -> None:
+    created = ready.admin.debates.start(DebateCreate(question="Why?", teachers=("ann", "bob")))
+    fence = ready.admin.debates.lease(created.id, "worker").fence
+    turn = DebateTurn(round=1, debater="ann", argument="\x1b[2JI [bold]am[/] sure.", confidence=90, answer="\x9b31m42")
+    ready.admin.debates.record(created.id, fence, [turn])
+    shown = say("show", created.id).output
+    assert "[2JI [bold]am[/] sure." in shown and not {"\x1b", "\x9b"} & set(shown)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 
@@ -153,7 +152,7 @@ def templates(
         (one,) = found
         output.show_facts({"template": f"{one.name}@{one.version}", "hash": one.hash, "rounds": one.template.rounds})
         for title, text in (("blind", one.template.ask), ("sighted", one.template.ask_sighted)):
-            output.console.print(Panel(escape(text), title=title, title_align="left"))
+            output.console.print(Panel(output.plain(text), title=title, title_align="left"))
         return output.show_table(
             ("role", "text"), list(enumerate(one.template.roles, 1)), empty="Everybody has the same part."
         )
@@ -174,15 +173,17 @@ def _show(debate: Debate, as_json: bool) -> None:
         return output.show_json(debate)
     console, result, wish = output.console, debate.result, debate.wish
     colours = dict(zip(wish.teachers, _COLOURS, strict=False))
-    console.print(Panel(escape(wish.question), title="question", title_align="left"))
+    console.print(Panel(output.plain(wish.question), title="question", title_align="left"))
     if wish.attempt is not None:
-        console.print(Panel(escape(wish.attempt), title="the student's answer", title_align="left"))
+        console.print(Panel(output.plain(wish.attempt), title="the student's answer", title_align="left"))
     for number, turns in groupby(debate.turns, key=lambda turn: turn.round):
         console.print(Rule(f"round {number}", style="dim"))
         for turn in turns:
             console.print(_panel(turn, colours[turn.debater]))
     if debate.error is not None:
-        console.print(f"[bold red]{escape(debate.error.title)}[/]: {escape(debate.error.detail)}", soft_wrap=True)
+        console.print(
+            f"[bold red]{output.plain(debate.error.title)}[/]: {output.plain(debate.error.detail)}", soft_wrap=True
+        )
     if result is not None:
         failed = {each.debater: f"{each.missing} in round {each.round}" for each in result.excluded}
         rows = [(name, result.weights.get(name), failed.get(name, "heard")) for name in wish.teachers]
@@ -222,11 +223,11 @@ def _place(run: RunDebate | None) -> dict[str, str]:
 
 def _panel(turn: DebateTurn, colour: str) -> Panel:
     if turn.missing is not None:
-        text = f"[dim]{escape(turn.detail or '')}[/]"
+        text = f"[dim]{output.plain(turn.detail or '')}[/]"
         return Panel(text, title=f"{turn.debater}: {turn.missing}, excluded", title_align="left", border_style="dim")
-    text = escape(turn.argument or "")
+    text = output.plain(turn.argument or "")
     if turn.answer is not None:
-        text += f"\n[bold]Answer:[/] {escape(turn.answer)}"
+        text += f"\n[bold]Answer:[/] {output.plain(turn.answer)}"
     about = f"{turn.tokens} tokens, {turn.seconds:.1f} s"
     title = f"{turn.debater} ({turn.confidence}% sure)"
     return Panel(text, title=title, title_align="left", subtitle=about, subtitle_align="right", border_style=colour)

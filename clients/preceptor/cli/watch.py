@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from preceptor.cli.output import cell, percent
+from preceptor.cli.output import cell, percent, plain
 from preceptor.wire.runs import Evaluation, Event, Run, RunState, StepReport
 
 
@@ -77,7 +76,7 @@ def describe(event: Event) -> str:
     """An event that is neither a step nor an evaluation, in one line."""
     data = event.data
     if event.kind == "state":
-        reason = f" ({escape(str(data['reason']))})" if data.get("reason") else ""
+        reason = f" ({plain(str(data['reason']))})" if data.get("reason") else ""
         return f"{cell(data['to'])}{reason}"
     if event.kind == "checkpoint":
         return f"step {data['step']:>4}  checkpoint {data['artifact'][:19]}"
@@ -86,7 +85,7 @@ def describe(event: Event) -> str:
         same = f"; {again} recomputed steps differ by {data['largest_difference']:.3g} at most" if again > 0 else ""
         return f"resumed after step {data['from_step']}, recorded up to step {data['recorded_step']}{same}"
     text = data.get("detail") or data.get("message") or ", ".join(f"{name}: {value}" for name, value in data.items())
-    return f"{event.kind}: {escape(str(text))}"
+    return f"{event.kind}: {plain(str(text))}"
 
 
 def describe_result(run: Run) -> str:
@@ -94,12 +93,12 @@ def describe_result(run: Run) -> str:
     result = run.result
     if run.state is not RunState.SUCCEEDED or result is None:
         detail = f": {run.error.detail} {run.error.remedy or ''}" if run.error else ""
-        return f"{cell(run.state.value)} after step {run.step}{escape(detail)}"
+        return f"{cell(run.state.value)} after step {run.step}{plain(detail)}"
     gain, low, high = (100 * share for share in (result.gain, *result.ci95))
     kept = "" if result.kept_step in (None, result.steps) else f", kept as after step {result.kept_step}"
     early = ", ended early" if result.stopped_early else ""
     return (
-        f"{cell('succeeded')}: {escape(result.task)} {percent(result.before)} -> [bold]{percent(result.after)}[/] on "
+        f"{cell('succeeded')}: {plain(result.task)} {percent(result.before)} -> [bold]{percent(result.after)}[/] on "
         f"{result.n} held-out tasks (gain {gain:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}), "
         f"{result.steps} steps in {result.train_seconds:.0f} s{kept}{early}"
     )
