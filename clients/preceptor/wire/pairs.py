@@ -142,7 +142,7 @@ class PeerAnswers(Wire):
     """What one version of a peer gave in a step."""
 
     kind: Literal["score", "feedback"]
-    """Scores of completions, or texts."""
+    """Scores of completions; or texts: feedback, and attempts of its own where a context judges it by those."""
     version: Count
     """The version that answered."""
     lag: int

@@ -212,9 +212,10 @@ class TeacherLedger(Wire):
     texts: Count = 0
     """Texts that it wrote for contexts (critiques, rubrics, arguments); equal wishes of a step are asked once."""
     unwritten: Count = 0
-    """Texts that nobody wrote: there is no opinion on what they were wanted for."""
+    """Texts that nobody wrote: what they were wanted for is done without."""
     unreadable: Count = 0
-    """Texts without the form that was asked for, or cut off, counted for every rollout: there is no opinion on it."""
+    """Texts without the form that was asked for, cut off, or off the question, counted for every rollout: what they were
+    wanted for is done without."""
     cache_hits: Count = 0
     """Completions whose scores came from the score cache."""
     waited_seconds: float = 0.0
