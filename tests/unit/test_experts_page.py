@@ -34,5 +34,5 @@ def test_what_the_tables_name_is_there() -> None:
             assert gkd.override({"objective.0.weights": [part]}).weighing
         elif part["kind"] == "linear":
             gkd.override({"objective.0.coefficient": part})
-        elif part["kind"] != "each":
+        else:
             assert gkd.override({"objective.0.target": part}).objective[0].target is not None

@@ -14,6 +14,7 @@ from preceptor_trainer.loss import blank_scalars, first_pass, fold
 from preceptor_trainer.model import Head
 from preceptor_trainer.parts.divergences import JSD, ForwardKL, Pointwise, ReverseKL, SkewForwardKL, SkewReverseKL
 from preceptor_trainer.parts.objectives import SampledKL, SampledReverseKL, Unlikelihood
+from preceptor_trainer.parts.schedules import Linear
 from preceptor_trainer.parts.targets import LogLinear, Mixture, Route, Single
 from preceptor_trainer.parts.weights import (
     Disagreement,
@@ -268,6 +269,16 @@ def test_a_route_by_order_falls_to_the_next_who_is_there() -> None:
 def test_a_route_names_each_context_once() -> None:
     with pytest.raises(ValidationError, match="one is named twice"):
         Route(contexts=("a", "a"))
+
+
+def test_a_target_that_hears_nobody_is_refused() -> None:
+    with pytest.raises(ValidationError, match="shares: all are 0"):
+        Mixture(contexts=("a", "b"), shares={"a": 0.0, "b": 0.0})
+    with pytest.raises(ValidationError, match="nor zeros are a target"):
+        LogLinear(coefficients={"a": 0.0, "b": 0.0})
+    fades = Linear(start=1.0, end=0.0, steps=9)
+    assert Mixture(contexts=("a",), shares={"a": fades}) and LogLinear(coefficients={"a": fades, "b": 0.0})
+    assert LogLinear(coefficients={"a": 0.0}, base="b")
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

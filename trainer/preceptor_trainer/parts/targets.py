@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -78,8 +78,8 @@ class LogLinear(Target, kind="log_linear"):
 
     @model_validator(mode="after")
     def _hears_somebody(self) -> Self:
-        if not self.uses:
-            raise ValueError("coefficients: the student alone is no target; name a context, too")
+        if not self.uses or (self.base is None and not any(self.coefficients.values())):
+            raise ValueError("coefficients: neither the student alone nor zeros are a target; name a context, too")
         for name, a in self.coefficients.items():
             if isinstance(a, PerToken) and (lost := sorted(named(a) - set(self._names))):
                 raise ValueError(
@@ -156,6 +156,8 @@ class Mixture(Target, kind="mixture"):
     def _shares(self) -> Self:
         if lost := sorted(self.shares.keys() - set(self.contexts)):
             raise ValueError(f"shares.{lost[0]}: that is none of the contexts, {', '.join(self.contexts)}")
+        if self.shares.keys() == set(self.contexts) and not any(self.shares.values()):
+            raise ValueError("shares: all are 0, and nobody would be heard")
         if wrong := [name for name, share in self.shares.items() if isinstance(share, float) and share < 0]:
             raise ValueError(f"shares.{wrong[0]}: a share is not below 0; a contrast is said with 'log_linear'")
         return self
@@ -199,9 +201,7 @@ class Mixture(Target, kind="mixture"):
         present_T = (total_T > 0).to(total_T.dtype)
         return ((present_T, present_T),)
 
-    def _weights(
-        self, of: Mapping[str, Sequence[object]], each: Sequence[Opinion | Scalars], step: int
-    ) -> list[Tensor]:
+    def _weights(self, of: Mapping[str, Sequence[Any]], each: Sequence[Opinion | Scalars], step: int) -> list[Tensor]:
         """[T] for each opinion, those of a context after another; 0 where it is absent."""
         shares = [at(self.shares.get(name, 1.0), step) for name in self.contexts for _ in of[name]]
         return [(a * one.present_T * one.weight_T).clamp(min=0) for a, one in zip(shares, each, strict=True)]

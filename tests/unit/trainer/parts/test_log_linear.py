@@ -86,7 +86,8 @@ def test_a_composed_target_survives_the_wire() -> None:
 @pytest.mark.parametrize(
     ("coefficients", "says"),
     [
-        ({"student": 1.0}, "the student alone is no target"),
+        ({"student": 1.0}, "neither the student alone nor zeros are a target"),
+        ({"a": 0.0, "b": 0.0}, "neither the student alone nor zeros are a target"),
         ({}, "at least 1 item"),
         ({"a": {"kind": "test_by_plaice"}}, "unknown PerToken kind 'test_by_plaice'"),
         (
