@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -18,13 +16,14 @@ from preceptor.wire.teachers import Card, HeadCard, Limits, Support, TeacherKind
 from preceptor_services.api.artifacts.service import ready_facts
 from preceptor_services.api.codistillations.checks import check_devices, check_pair, of_side, on_loss, side_of
 from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.once import became, hash_of
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs import service as runs
 from preceptor_services.api.runs.pairs import BOTH, SIDES, sides
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
-from preceptor_services.db.session import Unit, one_at_a_time
+from preceptor_services.db.session import Unit
 
 KEY_ENV = "PRECEPTOR_TEACHER_KEY"
 """The variable that holds what callers of a published student show."""
@@ -37,14 +36,8 @@ def start(
     plane: Plane, unit: Unit, wish: wire.CodistillationCreate, key_id: str, idempotency_key: str | None
 ) -> wire.Codistillation:
     """Check a wish and queue its two runs. The same wish under the same idempotency key is the pair that it became."""
-    session, at, hashed = unit.session, plane.clock(), _hash(wish)
-    if (held := _held(session, key_id, idempotency_key)) is not None:
-        if held.request_hash != hashed:
-            raise Conflict(
-                f"idempotency-key: {idempotency_key!r} was used for pair {held.id}, with another body.",
-                field="idempotency-key",
-                remedy="Use a new key for a new pair.",
-            )
+    session, at, hashed = unit.session, plane.clock(), hash_of(wish)
+    if (held := became(session, models.Codistillation, key_id, idempotency_key, hashed)) is not None:
         return shown(session, held)
     check_pair(session, wish)
     pair_id = new_id("pair")
@@ -245,17 +238,3 @@ def _card(name: str, facts: ModelFacts) -> Card:
         head=HeadCard(hash="sha256:" + "0" * 64, hidden_size=1),
         generates=True,
     )
-
-
-def _held(session: Session, key_id: str, idempotency_key: str | None) -> models.Codistillation | None:
-    if idempotency_key is None:
-        return None
-    one_at_a_time(session, f"pair/{key_id}/{idempotency_key}")
-    table = models.Codistillation
-    mine = (table.created_by == key_id, table.idempotency_key == idempotency_key)
-    return session.scalar(select(table).where(*mine))
-
-
-def _hash(wish: wire.CodistillationCreate) -> str:
-    canonical = json.dumps(json.loads(wish.model_dump_json()), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

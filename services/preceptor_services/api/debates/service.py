@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -13,10 +11,11 @@ from preceptor.wire.common import Page
 from preceptor_services.api import cursors
 from preceptor_services.api.debates import checks, templates
 from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.once import became, hash_of
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.sending import enqueue
 from preceptor_services.db import models
-from preceptor_services.db.session import Unit, one_at_a_time
+from preceptor_services.db.session import Unit
 
 State = wire.DebateState
 
@@ -81,20 +80,9 @@ def page(
 
 def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempotency_key: str | None) -> wire.Debate:
     """Check a wish and queue it; where the same debate was held already, its outcome is this one's."""
-    session, at = unit.session, plane.clock()
-    hashed = hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
-    if idempotency_key is not None:
-        one_at_a_time(session, f"debates/{key_id}/{idempotency_key}")
-        table = models.Debate
-        held = session.scalar(select(table).where(table.created_by == key_id, table.idempotency_key == idempotency_key))
-        if held is not None:
-            if held.request_hash != hashed:
-                raise Conflict(
-                    f"idempotency-key: {idempotency_key!r} was used for debate {held.id}, with another body.",
-                    field="idempotency-key",
-                    remedy="Use a new key for a new debate.",
-                )
-            return shown(held, turns_of(session, held))
+    session, at, hashed = unit.session, plane.clock(), hash_of(wish)
+    if (before := became(session, models.Debate, key_id, idempotency_key, hashed)) is not None:
+        return shown(before, turns_of(session, before))
     cards = checks.debaters(session, wish)
     wording = templates.worded(session, wish.template, wish.overrides)
     checks.check(wish, wording)

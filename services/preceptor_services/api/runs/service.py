@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -13,6 +10,7 @@ from preceptor.wire import runs as wire
 from preceptor.wire.common import Page
 from preceptor_services.api import cursors
 from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.once import became, hash_of
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history
@@ -101,20 +99,9 @@ def start(
 ) -> wire.Run:
     """Check a wish and queue it. The same wish under the same idempotency key is the run that it already became.
     `paired`: it is a side of a pair."""
-    session, at = unit.session, plane.clock()
-    hashed = _hash(wish)
-    if idempotency_key is not None:
-        one_at_a_time(session, f"{key_id}/{idempotency_key}")
-        table = models.Run
-        held = session.scalar(select(table).where(table.created_by == key_id, table.idempotency_key == idempotency_key))
-        if held is not None:
-            if held.request_hash != hashed:
-                raise Conflict(
-                    f"idempotency-key: {idempotency_key!r} was used for run {held.id}, with another body.",
-                    field="idempotency-key",
-                    remedy="Use a new key for a new run.",
-                )
-            return _shown(session, held)
+    session, at, hashed = unit.session, plane.clock(), hash_of(wish)
+    if (before := became(session, models.Run, key_id, idempotency_key, hashed)) is not None:
+        return _shown(session, before)
     asked = Roles(wish.teachers, wish.fallbacks, wish.sampler)
     for name in sorted({*asked.registered.values(), *asked.fallbacks.values()}):
         one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
@@ -252,8 +239,3 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
 
 def _shown(session: Session, run: models.Run) -> wire.Run:
     return shown(run, roles_of(session, [run.id]).get(run.id, Roles()))
-
-
-def _hash(wish: wire.RunCreate) -> str:
-    canonical = json.dumps(json.loads(wish.model_dump_json()), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
