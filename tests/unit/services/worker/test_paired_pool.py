@@ -1,0 +1,109 @@
+"""What a run hears of its peer: counted by version and lag, left out where it is away, an error where it was never
+published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from preceptor.errors import NeverPublished, PeerLost, PreceptorError, TeacherUnavailable
+from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
+from preceptor.wire.pairs import PeerAnswers, version_of
+from preceptor.wire.runs import OnFailure, TeacherLedger
+from preceptor_services.worker.paired_pool import PairedPool
+
+ASKED = ChatRequest(messages=(ChatMessage(role="user", content="What is wrong?"),), max_tokens=8)
+
+
+@dataclass
+class Pool:
+    """One that writes, in the version that a test wants."""
+
+    role: str
+    version: int | None = version_of(1, 4)
+    away: bool = False
+    asked: list[tuple[str, OnFailure]] = field(default_factory=list[tuple[str, OnFailure]])
+
+    def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure) -> Reply:
+        self.asked.append((role, on_failure))
+        if self.away:
+            raise TeacherUnavailable("It does not answer.", teacher=role)
+        return Reply(text="All of it.", finished=True, weights_version=self.version)
+
+    def take_ledger(self) -> dict[str, TeacherLedger]:
+        asked, self.asked = self.asked, []
+        return {self.role: TeacherLedger(requests=len(asked))}
+
+
+@dataclass
+class Link:
+    """Versions 1,3 and 1,4 are published; the student is after step 6."""
+
+    alone: bool = False
+    stops: bool = False
+    step: int = 6
+    pair: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(role="peer"))
+    silences: list[str] = field(default_factory=list[str])
+
+    def check_published(self, version: int | None, teacher: str) -> int:
+        if version not in (version_of(1, 3), version_of(1, 4)):
+            raise NeverPublished("Nobody published it.", teacher=teacher)
+        return version
+
+    def silent(self, error: PreceptorError, teacher: str) -> None:
+        self.silences.append(error.problem.detail)
+        if self.stops:
+            raise PeerLost("It is lost.", teacher=teacher)
+
+
+def pooled(link: Link) -> tuple[PairedPool, Pool, Pool]:
+    others, peer = Pool("self"), Pool("peer")
+    return PairedPool(cast(Any, others), cast(Any, peer), cast(Any, link)), others, peer
+
+
+def test_texts_are_counted_by_version_and_lag_and_those_of_others_are_not() -> None:
+    pool, others, peer = pooled(Link())
+    for peer.version in (version_of(1, 3), version_of(1, 4), version_of(1, 4)):
+        assert pool.chat("peer", ASKED).text == "All of it."
+    pool.chat("self", ASKED, on_failure="wait")
+    assert others.asked == [("self", "wait")] and {each for _, each in peer.asked} == {"drop"}, "the pair says how long"
+    ledger = pool.take_ledger()
+    assert ledger["peer"].answers == [
+        PeerAnswers(kind="feedback", version=version_of(1, 3), lag=3, count=1),
+        PeerAnswers(kind="feedback", version=version_of(1, 4), lag=2, count=2),
+    ]
+    assert (ledger["peer"].requests, ledger["self"].answers) == (3, [])
+    assert pool.take_ledger()["peer"].answers == [], "they were told once"
+
+
+@pytest.mark.parametrize("version", [version_of(1, 5), None])
+def test_a_text_of_weights_that_were_never_published_is_an_error_and_is_not_counted(version: int | None) -> None:
+    pool, _, peer = pooled(Link())
+    peer.version = version
+    with pytest.raises(NeverPublished):
+        pool.chat("peer", ASKED)
+    assert not pool.take_ledger()["peer"].answers
+
+
+def test_a_peer_that_is_silent_is_told_to_the_link_and_then_left_in_peace() -> None:
+    pool, _, peer = pooled(link := Link())
+    peer.away = True
+    with pytest.raises(TeacherUnavailable):
+        pool.chat("peer", ASKED)
+    assert link.silences == ["It does not answer."] and len(peer.asked) == 1
+    link.alone = True
+    with pytest.raises(TeacherUnavailable, match="goes on without it"):
+        pool.chat("peer", ASKED)
+    assert len(peer.asked) == 1, "nobody is called while this side is alone"
+    link.alone, peer.away = False, False
+    assert pool.chat("peer", ASKED).text == "All of it."
+
+
+def test_where_the_pair_stops_then_a_silent_peer_ends_the_run() -> None:
+    pool, _, peer = pooled(Link(stops=True))
+    peer.away = True
+    with pytest.raises(PeerLost):
+        pool.chat("peer", ASKED)
