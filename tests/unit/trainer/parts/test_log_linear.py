@@ -12,6 +12,7 @@ from torch import Tensor
 
 from preceptor_trainer.parts.coefficients import PerToken
 from preceptor_trainer.parts.divergences import ForwardKL
+from preceptor_trainer.parts.schedules import Linear
 from preceptor_trainer.parts.targets import LogLinear
 from preceptor_trainer.recipe import Target
 from preceptor_trainer.recipes import demopsd as demopsd  # its coefficient
@@ -79,7 +80,7 @@ def test_a_composed_target_survives_the_wire() -> None:
             }
         }
     )
-    assert isinstance(target.coefficients["a"], ByPlace)
+    assert isinstance(target.coefficients["a"], ByPlace) and isinstance(target.coefficients["b"], Linear)
     assert Target.model_validate_json(target.model_dump_json()) == target
 
 
