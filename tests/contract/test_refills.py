@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from preceptor.cli import output
+from preceptor.cli import runs as cli
+from preceptor.cli.main import create_app
 from preceptor.errors import Conflict, Invalid, PreceptorError
 from preceptor.wire.common import Scope
 from preceptor.wire.data import TaskSource
@@ -21,7 +25,7 @@ from preceptor.wire.runs import (
     TeacherLedger,
 )
 from preceptor.wire.teachers import Support, Values
-from tests.contract.conftest import House
+from tests.contract.conftest import ADMIN, House
 from tests.contract.doubles import write_rows
 from tests.contract.reports import result, steps
 from tests.contract.test_submit_routing import TWO, by, faculty
@@ -56,7 +60,7 @@ def notes(house: House, run: Run) -> list[str]:
 
 def done(lease: LeaseGrant, step: int, role: str = "maths", **came: list[str]) -> StepsReport:
     """A worker's report of a step, whose ledger tells who came with it."""
-    ledger = Ledger(teachers={role: TeacherLedger(**came)})
+    ledger = Ledger(teachers={role: TeacherLedger.model_validate(came)})
     return StepsReport(fence=lease.fence, steps=[StepReport(step=step, metrics={"loss": 0.5}, ledger=ledger)])
 
 
@@ -265,6 +269,25 @@ def test_a_domain_may_wait_for_its_teacher_from_the_start(sqlite_house: House):
         with pytest.raises(Invalid) as caught:
             house.run(**wish, overrides=by("letters", "maths"), vacant=vacant)
         assert caught.value.field == field
+
+
+def test_on_the_command_line(sqlite_house: House, monkeypatch: pytest.MonkeyPatch):
+    house = sqlite_house
+    monkeypatch.setattr(cli, "connect", lambda url, key_file: house.client(ADMIN))
+    monkeypatch.setattr(output.console, "width", 220)  # it has settled on one when it was imported
+    run = routed(house)
+
+    def say(*arguments: str) -> str:
+        done = CliRunner().invoke(create_app(), ["runs", "teachers", run.id, *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert [line.split() for line in say().splitlines()[1:]] == [["letters", "letters", "-"], ["maths", "maths", "-"]]
+    said = say("--set", "maths=spare")
+    assert "letters" in said and "not yet" in said.splitlines()[-1] and "spare" in said.splitlines()[-1]
+    assert Run.model_validate_json(say("--empty", "letters", "--json")).teachers == {"maths": "spare"}
+    with pytest.raises(Invalid, match="'maths' names no teacher"):
+        say("--set", "maths")
 
 
 def test_who_only_looks_changes_no_teacher(sqlite_house: House):

@@ -12,17 +12,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
-from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.score import Head, ScoreRequest, Scores
+from preceptor.wire.teachers import Stamp
 from preceptor.wire.weights import WeightsKind
 from preceptor_trainer import learner, recipes
 from preceptor_trainer.batch import Batch
@@ -52,6 +54,10 @@ class Plan:
     """The step after which it is told to stop."""
     poison: int | None = None
     """The step in which the last rank's loss is not finite, and nobody else's."""
+    teachers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Folders of teachers with weights of their own, by role."""
+    refilled: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """Folders of those who fill these roles from step 2 on, None: nobody; the first rank hears of it in step 1."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,17 @@ def _run(ranks: Ranks, plan: Plan) -> None:
     reporter = Remembering(lambda step: Signal.STOP if step == plan.stop else Signal.GO)
     teacher = load_model(plan.folder)
     learner.fold = _poisoned(plan.poison if ranks.rank == ranks.count - 1 else None)
+    scorer = _Following(teacher, recipe.roles, work / "published", plan.teachers)
+    news = [plan.refilled] if plan.refilled else []
+    told = Together(
+        ranks, reporter if ranks.first else None, lambda: news.pop() if news else None, lambda each: scorer.refill(each)
+    )
     ended = train(
         toy_run(recipe, **plan.training),
         Path(plan.folder),
         ToyData(),
-        _Following(teacher, recipe.roles, work / "published"),
-        reporter if ranks.mesh is None else Together(ranks, reporter if ranks.first else None),
+        scorer,
+        told,
         mine,
         None if plan.resume is None else Path(plan.resume),
         _Published(teacher, work / "published"),
@@ -165,9 +176,28 @@ class _Published(Served):
 class _Following(LocalScorer):
     """Answers by the weights that were published last."""
 
-    def __init__(self, teacher: Model, roles: frozenset[str], folder: Path) -> None:
-        super().__init__(dict.fromkeys(roles, teacher))
+    def __init__(self, teacher: Model, roles: frozenset[str], folder: Path, others: Mapping[str, str]) -> None:
+        super().__init__(dict.fromkeys(roles, teacher) | {role: load_model(each) for role, each in others.items()})
         self._teacher, self._folder, self._seen = teacher, folder, 0
+        self._refilled: Mapping[str, str | None] = {}
+
+    def refill(self, wanted: Mapping[str, str | None]) -> None:
+        """Who fills these roles from step 2 on."""
+        self._refilled = wanted
+
+    def begin(self, step: int) -> Collection[str]:
+        if step == 2:
+            self._models |= {role: load_model(each) for role, each in self._refilled.items() if each is not None}
+        return {role for role, each in self._refilled.items() if step >= 2 and each is None}
+
+    def head(self, role: str, hash: str | None = None) -> Head:
+        return replace(super().head(role, hash), hash=self._hash(role))
+
+    def _stamp(self, role: str, request: ScoreRequest) -> Stamp:
+        return super()._stamp(role, request).model_copy(update={"head_hash": self._hash(role)})
+
+    def _hash(self, role: str) -> str:
+        return f"sha256:{crc32(str(self._models[role].folder).encode()):064x}"
 
     @torch.no_grad()
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:

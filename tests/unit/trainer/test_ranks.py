@@ -32,6 +32,7 @@ WEIGHED: dict[str, Any] = {
 }
 """Two terms, with weights that look at the whole batch."""
 SHORT: dict[str, Any] = {"rollout": {"max_tokens": 8}}
+TEACHERS = ("first", "second", "third")
 SETTINGS: dict[str, Any] = {
     "steps": 3,
     "batch": 3,
@@ -56,6 +57,19 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "written": {"recipe": "sft"},
     "one task": {"overrides": WEIGHED, "training": {"batch": 1, "steps": 2}},
+    "routed": {
+        "overrides": {
+            **SHORT,
+            "contexts.reference.router": {
+                "kind": "rules",
+                "rules": [{"teacher": "first", "like": "*[ab]?"}, {"teacher": "second", "like": "*c?"}],
+                "otherwise": "third",
+            },
+        },
+        "training": {"batch": 6},
+        "teachers": TEACHERS,
+        "refilled": {"first": None, "second": "third"},
+    },
     "not finite": {"overrides": SHORT, "training": {"guards": {"nonfinite": "warn"}}, "poison": 2},
 }
 
@@ -70,6 +84,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Told, Told]]:
     """Every case on one rank and on two; torchrun is started once."""
     work = tmp_path_factory.mktemp("runs")
+    models = {
+        name: str(tiny_model_folder(work / f"of-{name}", seed=at, hidden=128)) for at, name in enumerate(TEACHERS, 3)
+    }
     plans = {
         name: Plan(
             folder=str(folder),
@@ -78,6 +95,8 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
             overrides=case.get("overrides", {}),
             training={**SETTINGS, **case.get("training", {})},
             poison=case.get("poison"),
+            teachers={role: models[role] for role in case.get("teachers", ())},
+            refilled={role: each and models[each] for role, each in case.get("refilled", {}).items()},
         )
         for name, case in CASES.items()
     }
@@ -124,6 +143,14 @@ def test_two_ranks_give_the_curve_of_one(folder: Path, both: dict[str, tuple[Tol
     moved = float((second - start).abs().max())
     back = case == "rollback" or two.kept_step == 0  # the last step, or the best of equals, is the beginning
     assert moved == 0 if back else moved > 1e-3
+
+
+def test_every_rank_follows_in_the_same_step(both: dict[str, tuple[Told, Told]]) -> None:
+    """That two ranks have the numbers of one is held above: what the first heard, the other has followed."""
+    for told in both["routed"]:
+        assert [each.ledger.unrouted > 0 for each in told.steps] == [False, True, True]
+        for each in told.steps:
+            assert each.ledger.scored_sequences == each.ledger.rollouts - each.ledger.unrouted > 0
 
 
 def test_a_checkpoint_is_the_same_from_one_and_from_two(both: dict[str, tuple[Told, Told]]) -> None:

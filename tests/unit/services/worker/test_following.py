@@ -96,7 +96,7 @@ class Worker:
     def does(self, step: int) -> TeacherLedger:
         """A step; what its ledger says of the role."""
         ledger = Ledger(teachers={"maths": TeacherLedger(requests=step)})
-        self.runs.answer = LeaseStatus(until=NOW, refilled=self.lease.refilled)
+        self.runs.answer = LeaseStatus(until=NOW, refilled=dict(self.lease.refilled))
         self.reporter.step(StepReport(step=step, metrics={"loss": 0.5}, ledger=ledger), [])
         return self.runs.steps[-1].ledger.teachers["maths"]
 
