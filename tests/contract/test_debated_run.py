@@ -76,3 +76,20 @@ def test_a_run_may_keep_them_for_itself(sqlite_house: House, debaters: dict[str,
     found = list(sqlite_house.admin.debates.list(run=run.id))
     assert {each.run.step for each in found if each.run} == {2}, "every second step"
     assert len(found) == BATCH and all(each.wish.attempt is None for each in found), "rollouts share a blind debate"
+
+
+def test_a_blind_debate_that_was_held_is_not_held_again(sqlite_house: House, debaters: dict[str, Debater]) -> None:
+    debates = sqlite_house.admin.debates
+    first = train(sqlite_house, sighted=False)
+    asked = {name: len(one.prompts) for name, one in debaters.items()}
+    assert asked["ann"] == 2 * STEPS * BATCH
+    again = train(sqlite_house, sighted=False)
+    assert {name: len(one.prompts) for name, one in debaters.items()} == asked, "nobody was asked again"
+    held = {each.id: each for each in debates.list(run=first.id)}
+    taken = [debates.get(each.id) for each in debates.list(run=again.id)]
+    assert len(taken) == len(held) and {each.cached_from for each in taken} == set(held)
+    assert all(each.result == held[str(each.cached_from)].result and len(each.turns) == 3 for each in taken)
+    metrics = [[step.metrics["loss"] for step in sqlite_house.admin.runs.metrics(run.id)] for run in (first, again)]
+    assert metrics[0] == metrics[1], "what was taken teaches what was held"
+    train(sqlite_house, sighted=False, fresh=True)
+    assert len(debaters["ann"].prompts) == 2 * asked["ann"]

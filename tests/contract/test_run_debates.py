@@ -10,16 +10,19 @@ from typer.testing import CliRunner
 from preceptor.cli import debates as cli
 from preceptor.cli import output
 from preceptor.cli.main import create_app
+from preceptor.debates import protocol
 from preceptor.debates.templates import BUILT_IN
 from preceptor.errors import Conflict, Invalid, LeaseLost
 from preceptor.resources import debates as resource
 from preceptor.wire.common import Scope
-from preceptor.wire.debate_reports import HeldDebate
-from preceptor.wire.debates import DebateCreate, DebateState, DebateTurn, Voice
+from preceptor.wire.debate_reports import DebateFinish, HeldDebate, RunWish
+from preceptor.wire.debates import DebateBudget, DebateCreate, DebateState, DebateTurn, Voice
 from preceptor.wire.runs import LeaseGrant
 from tests.contract.conftest import ADMIN, House
+from tests.contract.debating import register
 from tests.contract.reports import steps
 
+SPOKEN = {"contexts": {"debate": {"teacher": "a", "debaters": ["a", "b"], "speakers": ["first", "second"]}}}
 VOICES = {
     name: Voice(role=name, teacher=name, model="talker", engine="openai", weights_version=0)
     for name in ("first", "second")
@@ -154,6 +157,83 @@ def test_the_command_line_shows_them(sqlite_house: House, monkeypatch: pytest.Mo
     shown = say("show", one.id)
     assert "first: first (version 0)" in shown and "the run's recipe" in shown and grant.run.id in shown
     assert "--run" in say("list", "--step", "1")
+
+
+@pytest.fixture
+def talked(house: House) -> LeaseGrant:
+    """A run whose debaters are registered chat endpoints of the roles' names, with two steps recorded."""
+    for name in VOICES:
+        register(house, name, f"http://127.0.0.1:1/{name}")
+    teachers = {"a": "base", "b": "base", "first": "first", "second": "second"}
+    run = house.run(recipe="mad_opd", teachers=teachers, overrides=SPOKEN)
+    grant = house.admin.runs.lease(run.id, "gpu-1")
+    house.admin.runs.report(grant.run.id, steps(1, 1, 2))
+    return grant
+
+
+def test_what_was_held_before_is_known_whoever_held_it(house: House, talked: LeaseGrant):
+    debates, run = house.admin.debates, talked.run.id
+    blind = DebateCreate(question="Six times seven?", teachers=tuple(VOICES), stop=(), budget=DebateBudget(tokens=2048))
+    mine = held(wish=blind)
+    wanted = RunWish(wish=blind, template=mine.template, voices=VOICES)
+    assert debates.known(run, [wanted]) == (None,)
+    debates.record_held(run, 1, [mine])
+    (first,) = debates.list(run=run)
+    other = wanted.model_copy(update={"wish": blind.model_copy(update={"question": "Seven times six?"})})
+    found, unknown = debates.known(run, [wanted, other])
+    assert found is not None and (found.debate, found.turns) == (first.id, TURNS) and unknown is None
+
+    asked = debates.start(blind.model_copy(update={"budget": DebateBudget()}))
+    assert (asked.state, asked.cached_from) == (DebateState.SUCCEEDED, first.id), "the service knows it, too"
+    small = blind.model_copy(update={"budget": DebateBudget(tokens=1024)})
+    assert debates.start(small).cached_from is None, "it might have ended before"
+
+    debates.record_held(run, 1, [held(2, wish=blind, turns=(), cached_from=first.id)])
+    (taken,) = debates.list(run=run, step=2)
+    again = debates.get(taken.id)
+    assert (again.cached_from, again.result, again.turns) == (first.id, first.result, TURNS)
+    with pytest.raises(Invalid, match="cached_from"):
+        debates.record_held(run, 1, [held(2, 1, turns=(), cached_from="debate-none")])
+
+    url = "http://127.0.0.1:1/first"
+    house.faculty.cards[url] = house.faculty.cards[url].model_copy(update={"weights_version": 1})
+    house.admin.teachers.probe("first")
+    assert debates.known(run, [wanted]) == (None,), "that teacher has moved on"
+
+
+def test_a_debate_that_the_service_held_is_known_to_a_run(house: House, talked: LeaseGrant):
+    debates = house.admin.debates
+    wish = DebateCreate(question="Six times seven?", teachers=tuple(VOICES), stop=())
+    asked = debates.start(wish)
+    fence = debates.lease(asked.id, "w").fence
+    debates.record(asked.id, fence, TURNS)
+    rules = protocol.rules_of(wish, BUILT_IN["discussion"])
+    end = protocol.following(rules, TURNS)
+    assert isinstance(end, protocol.End)
+    result = protocol.outcome(rules, TURNS, end, 3.0)
+    debates.finish(asked.id, DebateFinish(fence=fence, state=DebateState.SUCCEEDED, result=result))
+    mine = RunWish(wish=wish, template=BUILT_IN["discussion"], voices=VOICES)
+    (found,) = debates.known(talked.run.id, [mine])
+    assert found is not None and found.debate == asked.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"wish": {"temperature": 0.5}},
+        {"voices": VOICES | {"first": VOICES["first"].model_copy(update={"weights_version": 7})}},
+        {"turns": (*TURNS[:3], turn(2, "second", weights_version=7))},
+        {"turns": (TURNS[0], DebateTurn(round=1, debater="second", missing="unavailable"), TURNS[2])},
+    ],
+)
+def test_what_might_go_another_way_another_time_is_not_given_out(
+    house: House, talked: LeaseGrant, changes: dict[str, Any]
+):
+    wish = held().wish.model_copy(update=changes.get("wish", {}))
+    mine = held(**{**changes, "wish": wish})
+    house.admin.debates.record_held(talked.run.id, 1, [mine])
+    same = RunWish(wish=wish, template=mine.template, voices=mine.voices)
+    assert house.admin.debates.known(talked.run.id, [same]) == (None,)
 
 
 def test_whoever_may_only_read_records_none(house: House, run: LeaseGrant):

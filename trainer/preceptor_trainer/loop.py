@@ -32,6 +32,7 @@ from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.ledgers import counted, ledger_of, share_of
+from preceptor_trainer.minutes import Book
 from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.own_base import with_own_base
@@ -105,15 +106,18 @@ def train(
     sampler: Remote | None = None,
     bank: RunBank | None = None,
     pair: Pair | None = None,
+    book: Book | None = None,
 ) -> Ended:
     """Do a run, from its beginning or from the checkpoint folder `resume`.
 
     `student` is a model folder; checkpoints and the final model are written below `work`; `publisher` sends a moving
     self-teacher's weights; of several `ranks` each does its share, and the first alone ends with a result; `sampler`
     writes for a run that names one; `bank` has the skills of one that pins them; `pair` connects one that has a peer
-    with it. Raises what a stage raises: the last checkpoint is intact then.
+    with it; `book` knows debates that were held. Raises what a stage raises: the last checkpoint is intact then.
     """
-    loop = Loop(run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler, bank, pair)
+    loop = Loop(
+        run, student, data, scorer, reporter, work, resume, publisher, ranks or Ranks(), sampler, bank, pair, book
+    )
     return loop.go()
 
 
@@ -134,6 +138,7 @@ class Loop:
         sampler: Remote | None,
         bank: RunBank | None,
         pair: Pair | None,
+        book: Book | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
         self._run, self._ranks = run, ranks
@@ -154,7 +159,9 @@ class Loop:
         self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
         dtype = self._learner.dtype
         self._tasks: Callable[[int], Sequence[Task]] = lambda step: self._data.train(step, run.training.batch, seed)
-        self._opinions = Opinions(recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks)
+        self._opinions = Opinions(
+            recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks, book
+        )
         self._evaluator = Evaluator(
             self._model,
             LocalSampler(self._model),

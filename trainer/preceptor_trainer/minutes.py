@@ -1,15 +1,43 @@
-"""The minutes of a run's debates: what was said, by whom, about which rollout."""
+"""The minutes of a run's debates: what was said, by whom, about which rollout; and what had been said before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from preceptor.debates import protocol
-from preceptor.wire.debate_reports import HeldDebate
+from preceptor.wire.debate_reports import HeldDebate, KnownDebate, RunWish
 from preceptor.wire.debates import DebateTurn, Voice
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.parts.contexts_debated import Debate
 from preceptor_trainer.texts import Case, Spoken
+
+
+class Book(Protocol):
+    """Where debates are kept: the control plane's, by way of the worker."""
+
+    def known(self, wishes: Sequence[RunWish]) -> Sequence[KnownDebate | None]:
+        """For each the one that was held before; None: there is none, or it cannot be had."""
+        ...
+
+
+def recall(cases: Sequence[Case], scorer: Scorer, book: Book) -> None:
+    """Give the cases what was said in debates that were held before: nobody is asked for it again."""
+    wanted: dict[str, tuple[RunWish, list[Case]]] = {}
+    for case in cases:
+        asker, seen = case.asker, case.seen()
+        if not isinstance(asker, Debate) or asker.fresh or asker.temperature > 0 or asker.given(seen) is not None:
+            continue
+        wish = RunWish(wish=asker.wish(seen), template=asker.worded, voices=voices_of(asker, scorer))
+        wanted.setdefault(wish.model_dump_json(), (wish, []))[1].append(case)
+    found = book.known([wish for wish, _ in wanted.values()]) if wanted else ()
+    for (_, alike), known in zip(wanted.values(), found, strict=True):
+        if known is None:
+            continue
+        said = {Debate.key(turn.round, turn.debater): turn.model_dump_json() for turn in known.turns}
+        for case in alike:
+            case.held_in = known.debate
+            case.replies |= said
 
 
 def minutes(cases: Sequence[Case], step: int, scorer: Scorer) -> tuple[HeldDebate, ...]:
@@ -24,7 +52,8 @@ def minutes(cases: Sequence[Case], step: int, scorer: Scorer) -> tuple[HeldDebat
             continue
         voices = voices_of(asker, scorer)
         wish = asker.wish(seen)
-        turns = tuple(_told(turn, case.spoken, voices, asker.max_tokens) for turn in asker.turns(seen))
+        said = asker.turns(seen) if case.held_in is None else ()
+        turns = tuple(_told(turn, case.spoken, voices, asker.max_tokens) for turn in said)
         one = HeldDebate(
             wish=wish,
             template=asker.worded,
@@ -34,6 +63,7 @@ def minutes(cases: Sequence[Case], step: int, scorer: Scorer) -> tuple[HeldDebat
             task=seen.task.id,
             rollout=seen.rollout.index,
             turns=turns,
+            cached_from=case.held_in,
         )
         held.setdefault((case.name, seen.task.id, wish.model_dump_json(), turns), one)
     return tuple(held.values())

@@ -24,7 +24,7 @@ from preceptor_trainer.dispatch import dispatch
 from preceptor_trainer.laying import slots_of
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.marking import Marker
-from preceptor_trainer.minutes import minutes
+from preceptor_trainer.minutes import Book, minutes, recall
 from preceptor_trainer.model import Model
 from preceptor_trainer.questions import Questions
 from preceptor_trainer.recipe import OTHERS, Recipe
@@ -48,14 +48,16 @@ class Opinions:
         leaks: LeakCheck | None = None,
         meet: Callable[[int], Mapping[str, Standing]] = lambda step: {},
         tasks: Callable[[int], Sequence[Task]] = lambda step: (),
+        book: Book | None = None,
     ) -> None:
-        """`meet` waits for the run's peer before a step is scored, and says how the two do. `tasks`: all of a step."""
+        """`meet` waits for the run's peer before a step is scored, and says how the two do. `tasks`: all of a step.
+        `book`: where debates are that were held before."""
         self._recipe = recipe
         self._model = model
         self._seed = seed
         self._dtype = dtype
         self._leaks = leaks or LeakCheck(recipe)
-        self._scorer = scorer
+        self._scorer, self._book = scorer, book
         self._texts = Texts(scorer, seed)
         self._meet = meet
         self._tasks = tasks if recipe.readers(OTHERS) else lambda step: ()
@@ -84,6 +86,8 @@ class Opinions:
             if row.completion_ids
         ]
         sent, routing = dispatch(cases, self._recipe.contexts, self._texts, step, vacant)
+        if self._book is not None:
+            recall(sent, self._scorer, self._book)
         texts = added([routing, self._texts.gather(sent, step)])
         wishes = [wish for case in sent if not case.silent for wish in self._wishes(case, rows[case.row])]
         answers = self._questions.ask(wishes, rows)

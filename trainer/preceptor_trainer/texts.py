@@ -62,6 +62,8 @@ class Case:
     replies: dict[str, str] = field(default_factory=dict[str, str])
     spoken: dict[str, Spoken] = field(default_factory=dict[str, Spoken])
     """How the replies came, by the same keys."""
+    held_in: str | None = None
+    """The debate that was held before, and has the replies."""
     silent: bool = False
     """Some text is not to be had: no opinion."""
     role: str = ""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 from uuid import uuid4
 
 from preceptor.connection import Connection
 from preceptor.errors import PreceptorError
 from preceptor.wire.common import Page
-from preceptor.wire.debate_reports import MOST_HELD, DebateFinish, DebateGrant, HeldDebate, HeldReport, TurnsReport
+from preceptor.wire.debate_reports import (
+    MOST_HELD,
+    DebateFinish,
+    DebateGrant,
+    HeldDebate,
+    HeldReport,
+    KnownDebate,
+    KnownWish,
+    RunWish,
+    TurnsReport,
+)
 from preceptor.wire.debates import (
     Debate,
     DebateCreate,
@@ -21,8 +32,9 @@ from preceptor.wire.debates import (
 )
 from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
 
+Wanted = TypeVar("Wanted", bound=RunWish)
 PORTION_BYTES = 2**20
-"""Most that a report of a run's debates holds."""
+"""Most that a body with a run's debates holds."""
 
 
 class Debates:
@@ -115,6 +127,12 @@ class Debates:
         """End the debate and the lease."""
         return self._connection.post(Debate, f"/v1/debates/{debate_id}/finish", finish, twice_is_once=True)
 
+    def known(self, run_id: str, wishes: Sequence[RunWish]) -> tuple[KnownDebate | None, ...]:
+        """For each debate that a run would hold the one that was held before; None: there is none."""
+        path, kind = f"/v1/runs/{run_id}/debates/known", tuple[KnownDebate | None, ...]
+        asked = (KnownWish(wishes=some) for some in _portions(wishes))
+        return tuple(each for some in asked for each in self._connection.post(kind, path, some, twice_is_once=True))
+
     def record_held(self, run_id: str, fence: int, held: Sequence[HeldDebate]) -> LeaseStatus:
         """Record debates that a run has held, in as many reports as they take. What is recorded already is left as it
         is."""
@@ -123,9 +141,9 @@ class Debates:
         return [self._connection.post(LeaseStatus, path, each, twice_is_once=True) for each in reports][-1]
 
 
-def _portions(held: Sequence[HeldDebate]) -> Iterator[tuple[HeldDebate, ...]]:
+def _portions(held: Sequence[Wanted]) -> Iterator[tuple[Wanted, ...]]:
     """Some at a time, so that no body is too large: a debate alone where it is larger than that."""
-    portion, size = list[HeldDebate](), 0
+    portion, size = list[Wanted](), 0
     for each in held:
         own = len(each.model_dump_json())
         if portion and (size + own > PORTION_BYTES or len(portion) == MOST_HELD):

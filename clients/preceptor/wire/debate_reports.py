@@ -76,7 +76,25 @@ class HeldDebate(RunWish):
     """About which task."""
     rollout: Count
     """About which of the task's rollouts; where several share it, the first."""
-    turns: tuple[DebateTurn, ...] = Field(max_length=64)
+    turns: tuple[DebateTurn, ...] = Field(default=(), max_length=64)
+    """What was said."""
+    cached_from: str | None = Field(default=None, max_length=40)
+    """The debate that was taken in its stead, and has the turns; None: it was held."""
+
+
+class KnownWish(Wire):
+    """Which of these debates were held before?"""
+
+    wishes: tuple[RunWish, ...] = Field(max_length=MOST_HELD)
+    """The debates."""
+
+
+class KnownDebate(Wire):
+    """A debate that was held before, by whomever."""
+
+    debate: str
+    """Its id."""
+    turns: tuple[DebateTurn, ...]
     """What was said."""
 
 

@@ -18,6 +18,7 @@ from preceptor.pool import TeacherPool
 from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
+from preceptor_services.worker.debate_book import DebateBook
 from preceptor_services.worker.following import Following, News, hear_along
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.pairing import paired, peer_role
@@ -58,9 +59,11 @@ def train_here(
         publisher = WeightsPublisher(pool, student)
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = Together(ranks, told, following.news, following.hear)
-        bank = open_bank(run, bench.client, pool)
+        bank, book = open_bank(run, bench.client, pool), DebateBook(bench.client, run.id)
         with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
-            ended = train(run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair)
+            ended = train(
+                run, student, data, scorer, together, work, resume, publisher, ranks, sampler, bank, pair, book
+            )
             if pair is not None and ended.signal is Signal.GO:
                 pair.linger()
             return ended
@@ -72,7 +75,8 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     with _pool(grant, bench, lambda: False) as pool:
         told = Together[News](ranks, None, hear=partial(hear_along, pool), stopping=bench.stopping.is_set)
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
-        return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank)
+        book = DebateBook(bench.client, run.id)
+        return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank, book=book)
 
 
 def _patient(bench: Bench, lease: Lease, stopping: Callable[[], bool]) -> Callable[[str], Path]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from preceptor.errors import TeacherUnavailable
 from preceptor.wire.chat import ChatRequest, Reply
+from preceptor.wire.debate_reports import HeldDebate, KnownDebate, RunWish
 from preceptor.wire.runs import OnFailure
 from preceptor_trainer.asking import Scorer
-from preceptor_trainer.minutes import minutes
+from preceptor_trainer.minutes import minutes, recall
 from preceptor_trainer.parts.contexts_debated import Debate
 from preceptor_trainer.texts import Case, Texts
 from preceptor_trainer.views import ContextView, Message, Rollout, Task
@@ -100,6 +101,45 @@ def test_who_was_excluded_is_told_with_the_reason(second: Reply | Exception, mis
     lost = one.turns[1]
     assert lost.missing == missing and detail in (lost.detail or "")
     assert lost.tokens == (0 if isinstance(second, Exception) else second.tokens)
+
+
+class Shelf:
+    """Knows what was told of a blind debate about `known`."""
+
+    def __init__(self, known: HeldDebate) -> None:
+        self._known = known
+        self.asked: list[RunWish] = []
+
+    def known(self, wishes: Sequence[RunWish]) -> list[KnownDebate | None]:
+        self.asked += wishes
+        same = [each.wish == self._known.wish for each in wishes]
+        return [KnownDebate(debate="debate-1", turns=self._known.turns) if each else None for each in same]
+
+
+def test_what_was_held_before_is_taken_and_nobody_is_asked() -> None:
+    part = Debate(sighted=False)
+    (before,) = held(part, ["a"])
+    shelf, asked, silent = (
+        Shelf(before),
+        cases(part, ["b", "c"]),
+        cast("Scorer", Hall(TeacherUnavailable("", teacher="s"))),
+    )
+    recall(asked, silent, shelf)
+    assert len(shelf.asked) == 1, "rollouts that share a debate ask for it once"
+    assert shelf.asked[0].model_dump() == before.model_dump(include={"wish", "template", "voices"})
+    assert Texts(silent, seed=0).gather(asked, 2) == {}
+    assert [part.turns(each.seen()) for each in asked] == [list(before.turns)] * 2
+    (taken,) = minutes(asked, 2, silent)
+    assert (taken.cached_from, taken.turns, taken.rollout) == ("debate-1", (), 0)
+
+
+@pytest.mark.parametrize("changes", [{"fresh": True}, {"temperature": 0.5}, {"from_data": True}])
+def test_a_debate_that_is_drawn_or_wanted_anew_is_not_looked_for(changes: dict[str, Any]) -> None:
+    part = Debate(**changes)
+    shelf = Shelf(held(Debate(), ["a"])[0])
+    given = Task(id="x", messages=TASK.messages, columns={"debate": "said"} if "from_data" in changes else {})
+    recall(cases(part, ["a"], given), cast("Scorer", Hall(SECOND)), shelf)
+    assert shelf.asked == []
 
 
 def test_what_is_not_to_be_stored_and_what_the_data_brings_is_not_told() -> None:

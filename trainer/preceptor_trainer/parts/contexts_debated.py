@@ -69,6 +69,9 @@ class Debate(Context, kind="debate"):
     """What `{role}` stands for, debater by debater, over again where there are more debaters."""
     wrong: bool = False
     """The control arm: show a corrupted transcript."""
+    fresh: bool = False
+    """Hold a debate even where the same was held already: of the same question and attempt, by the same teachers at the
+    same versions, in the same words, without draws."""
     record_every: int = Field(default=1, ge=0)
     """The debates of every how many-th step are stored, for `preceptor debates list --run`; 0: none are."""
 

@@ -8,7 +8,14 @@ from fastapi import Body, Path, Query
 
 from preceptor.debates.templates import BUILT_IN
 from preceptor.wire.common import STEP_LIMIT, Page
-from preceptor.wire.debate_reports import DebateFinish, DebateGrant, HeldReport, TurnsReport
+from preceptor.wire.debate_reports import (
+    DebateFinish,
+    DebateGrant,
+    HeldReport,
+    KnownDebate,
+    KnownWish,
+    TurnsReport,
+)
 from preceptor.wire.debates import (
     Debate,
     DebateCreate,
@@ -55,35 +62,18 @@ _LEASE = Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})
 _TURN = {"round": 1, "debater": "ann", "argument": "The sign is lost in the second line.", "confidence": 90}
 _TURNS = Body(openapi_examples={"a turn": {"value": {"fence": 1, "turns": [_TURN]}}})
 _FINISH = Body(openapi_examples={"cancelled": {"value": {"fence": 1, "state": "cancelled"}}})
+_VOICE = {"role": "first", "teacher": "sums", "model": "sums-7b", "engine": "hf 5.0", "weights_version": 0}
+_RUN_WISH = {
+    "wish": {"question": "What is 17 * 23?", "attempt": "381", "teachers": ["first"]},
+    "template": {**BUILT_IN["discussion"].model_dump(), "rounds": 1},
+    "voices": {"first": _VOICE},
+}
+_PLACE = {"step": 1, "context": "debate", "task": "5d41402abc4b2a76b9719d911017c592", "rollout": 0}
+_SAID = [{**_TURN, "debater": "first", "answer": "391"}]
 _HELD = Body(
-    openapi_examples={
-        "a debate": {
-            "value": {
-                "fence": 1,
-                "debates": [
-                    {
-                        "step": 1,
-                        "context": "debate",
-                        "task": "5d41402abc4b2a76b9719d911017c592",
-                        "rollout": 0,
-                        "wish": {"question": "What is 17 * 23?", "attempt": "381", "teachers": ["first"]},
-                        "template": {**BUILT_IN["discussion"].model_dump(), "rounds": 1},
-                        "voices": {
-                            "first": {
-                                "role": "first",
-                                "teacher": "sums",
-                                "model": "sums-7b",
-                                "engine": "hf 5.0",
-                                "weights_version": 0,
-                            }
-                        },
-                        "turns": [{**_TURN, "debater": "first", "answer": "391"}],
-                    }
-                ],
-            }
-        }
-    }
+    openapi_examples={"a debate": {"value": {"fence": 1, "debates": [{**_PLACE, **_RUN_WISH, "turns": _SAID}]}}}
 )
+_KNOWN = Body(openapi_examples={"a debate": {"value": {"wishes": [_RUN_WISH]}}})
 Pinned = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9})?$")]
 
 
@@ -182,6 +172,14 @@ def record_debates(
 ) -> LeaseStatus:
     """For a worker: record debates that its run has held. What is recorded already is left as it is."""
     return held.record(plane, unit, run_id, report, caller.key_id)
+
+
+@ROUTER.post("/runs/{run_id}/debates/known")
+def known_debates(
+    run_id: str, wish: Annotated[KnownWish, _KNOWN], caller: Runner, unit: UnitDep
+) -> tuple[KnownDebate | None, ...]:
+    """For a worker: which of these debates were held before, one answer each. Its run then need not hold them."""
+    return held.known(unit.session, run_id, wish)
 
 
 @ROUTER.post("/debates/{debate_id}/finish")

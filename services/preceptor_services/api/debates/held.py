@@ -15,13 +15,22 @@ from sqlalchemy.orm import Session
 from preceptor.debates import protocol
 from preceptor.debates.protocol import Round
 from preceptor.errors import Conflict, Invalid
-from preceptor.wire.debate_reports import HeldDebate, HeldReport
-from preceptor.wire.debates import DebateResult, DebateState, DebateTemplate, DebateTurn, StoredTemplate, Voice
+from preceptor.wire.common import Problem
+from preceptor.wire.debate_reports import HeldDebate, HeldReport, KnownDebate, KnownWish, RunWish
+from preceptor.wire.debates import (
+    MOST_TEXT,
+    DebateResult,
+    DebateState,
+    DebateTemplate,
+    DebateTurn,
+    StoredTemplate,
+    Voice,
+)
 from preceptor.wire.runs import LeaseStatus
-from preceptor_services.api.debates import checks
+from preceptor_services.api.debates import checks, service
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import leases
+from preceptor_services.api.runs import history, leases
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
@@ -36,7 +45,7 @@ def record(plane: Plane, unit: Unit, run_id: str, report: HeldReport, key_id: st
     """Record debates of steps that are recorded. One that is recorded already stays as it is."""
     session, at = unit.session, plane.clock()
     run = leases.held(session, run_id, report.fence)
-    known = _known(session, run_id, {each.step for each in report.debates})
+    there = _places(session, run_id, {each.step for each in report.debates})
     for index, each in enumerate(report.debates):
         if each.step > run.step:
             raise Conflict(
@@ -45,43 +54,53 @@ def record(plane: Plane, unit: Unit, run_id: str, report: HeldReport, key_id: st
                 remedy="Report the step first.",
             )
         place = (each.step, each.context, each.task, each.rollout)
-        if place not in known:
-            known.add(place)
+        if place not in there:
+            there.add(place)
             _add(session, run, each, f"debates.{index}", key_id, at)
     status = leases.beat(plane, session, run, at)
     session.flush()
     return status
 
 
-def _known(session: Session, run_id: str, steps: set[int]) -> set[_Place]:
+def known(session: Session, run_id: str, report: KnownWish) -> tuple[KnownDebate | None, ...]:
+    """For each debate that a run would hold the one that went as it would, on request or in a run; None: there is
+    none, or those are not the teachers any more that it would be held with."""
+    history.get(session, run_id)
+    return tuple(_held_before(session, run_id, each) for each in report.wishes)
+
+
+def _held_before(session: Session, run_id: str, wanted: RunWish) -> KnownDebate | None:
+    words = worded(wanted.template)
+    key = _key(session, run_id, wanted, words)
+    found = None if key is None else service.held_before(session, key, wanted.wish, words)
+    if found is None or found.result is None or found.result.ended == "token_budget":
+        return None  # a run has no budget that could end it
+    return KnownDebate(debate=found.id, turns=service.turns_of(session, found))
+
+
+def _places(session: Session, run_id: str, steps: set[int]) -> set[_Place]:
     table = models.RunDebate
     query = select(table).where(table.run_id == run_id, table.step.in_(steps))
     return {(each.step, each.context, each.task, each.rollout) for each in session.scalars(query)}
 
 
 def _add(session: Session, run: models.Run, held: HeldDebate, field: str, key_id: str, at: datetime) -> None:
-    rules, words = protocol.rules_of(held.wish, held.template), worded(held.template)
-    _check(held, field)
-    end = protocol.following(rules, held.turns)
-    if isinstance(end, Round):
-        raise Invalid(
-            f"{field}.turns: in round {end.number} nothing is said of {', '.join(end.debaters)}; a debate is recorded "
-            "when it has ended.",
-            field=f"{field}.turns",
-        )
-    result = protocol.outcome(rules, held.turns, end, _seconds(held.turns))
-    failed = end.why == "too_few"
+    words, result, error = worded(held.template), _taken(session, held, field), None
+    if result is None:
+        result, error = _outcome(held, field)
+    lasts = held.cached_from is None and error is None and checks.lasting(result, held.turns, held.voices)
     debate = models.Debate(
         id=new_id("debate"),
         wish=held.wish,
         template=words,
-        cache_key=None if failed else _cache_key(session, run.id, held, words, result),
-        state=DebateState.FAILED.value if failed else DebateState.SUCCEEDED.value,
+        cache_key=_key(session, run.id, held, words) if lasts else None,
+        cached_from=held.cached_from,
+        state=DebateState.SUCCEEDED.value if error is None else DebateState.FAILED.value,
         created_at=at,
         updated_at=at,
         started_at=at,
         finished_at=at,
-        error=protocol.too_few(rules, result) if failed else None,
+        error=error,
         result=result,
         cancel_requested=False,
         worker=run.worker,
@@ -97,6 +116,35 @@ def _add(session: Session, run: models.Run, held: HeldDebate, field: str, key_id
     for turn in held.turns:
         said = {"round": turn.round, "debater": turn.debater, "turn": turn}
         session.add(models.DebateTurn(debate_id=debate.id, at=at, fence=run.fence, **said))
+
+
+def _taken(session: Session, held: HeldDebate, field: str) -> DebateResult | None:
+    """What came of the debate that was taken in its stead; None: it was held. Raises Invalid where that is none."""
+    if held.cached_from is None:
+        return None
+    known = session.get(models.Debate, held.cached_from)
+    if known is None or known.result is None or known.wish.question != held.wish.question or held.turns:
+        raise Invalid(
+            f"{field}.cached_from: {held.cached_from} is no debate of this question that has an outcome, or turns came "
+            "along that are its own.",
+            field=f"{field}.cached_from",
+        )
+    return known.result
+
+
+def _outcome(held: HeldDebate, field: str) -> tuple[DebateResult, Problem | None]:
+    """What came of a debate, and why it failed. Raises Invalid where it is none, or has not ended."""
+    _check(held, field)
+    rules = protocol.rules_of(held.wish, held.template)
+    end = protocol.following(rules, held.turns)
+    if isinstance(end, Round):
+        raise Invalid(
+            f"{field}.turns: in round {end.number} nothing is said of {', '.join(end.debaters)}; a debate is recorded "
+            "when it has ended.",
+            field=f"{field}.turns",
+        )
+    result = protocol.outcome(rules, held.turns, end, _seconds(held.turns))
+    return result, protocol.too_few(rules, result) if end.why == "too_few" else None
 
 
 def _check(held: HeldDebate, field: str) -> None:
@@ -118,16 +166,17 @@ def worded(template: DebateTemplate) -> StoredTemplate:
     return StoredTemplate(name=RECIPE, version=0, hash=protocol.hash_of(template), template=template)
 
 
-def _cache_key(
-    session: Session, run_id: str, held: HeldDebate, words: StoredTemplate, result: DebateResult
-) -> str | None:
-    """None: it is not to be given out again. What is drawn depends on the run's own seeds, which nobody else has."""
-    if held.wish.temperature > 0 or not checks.lasting(result, held.turns, held.voices):
+def _key(session: Session, run_id: str, wanted: RunWish, words: StoredTemplate) -> str | None:
+    """None: no other debate goes as this one. What is drawn depends on the run's own seeds, which nobody else has, and
+    of a text that was cut nobody knows the rest."""
+    wish = wanted.wish
+    cut = max(len(wish.question), len(wish.attempt or "")) >= MOST_TEXT
+    if wish.temperature > 0 or cut or not _are_current(session, run_id, wanted.voices):
         return None
-    return checks.cache_key(held.wish, words, held.voices) if are_current(session, run_id, held.voices) else None
+    return checks.cache_key(wish, words, wanted.voices)
 
 
-def are_current(session: Session, run_id: str, voices: Mapping[str, Voice]) -> bool:
+def _are_current(session: Session, run_id: str, voices: Mapping[str, Voice]) -> bool:
     """Whether those are still the teachers that fill these roles, as they are known here."""
     registered = roles_of(session, [run_id]).get(run_id, Roles()).registered
     for voice in voices.values():
