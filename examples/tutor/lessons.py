@@ -19,6 +19,8 @@ from preceptor_trainer.parts.contexts_peers import BetterTutor
 from preceptor_trainer.tasks.spell_backward import TASK
 from preceptor_trainer.views import Task
 
+MAX_TOKENS = 64
+"""Longest lesson, and longest reply of a peer: who has not learned to end babbles on."""
 WORDS: dict[str, Any] = {
     "template": "{question}{tried}\n\nUse the hint to solve the problem.",
     "peer_template": "\n\nHere is a hint:\n{feedback}",
@@ -26,12 +28,11 @@ WORDS: dict[str, Any] = {
     "ask_template": (
         "{question}\n\nIncorrect attempt, to be avoided:\n\n{attempt}\n\nSay why between <feedback> and </feedback>."
     ),
+    "max_tokens": MAX_TOKENS,
     "successes": 0,
 }
 """How the peer is asked and what is shown of its reply; nothing else is: what is learned is learned from feedback."""
 CONTEXT = BetterTutor(teacher="self", **WORDS)
-MAX_TOKENS = 64
-"""Longest lesson."""
 
 
 def feedback(task: Task) -> str:

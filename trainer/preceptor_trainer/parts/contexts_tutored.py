@@ -29,6 +29,8 @@ class Tutored(Reprompt, kind="tutored"):
     """Success rate from which on the peer is heard."""
     attempts: int = Field(default=1, ge=1, le=16)
     """The peer's own, by which it is judged; one is its likeliest, of several all are drawn."""
+    max_tokens: int = Field(default=512, ge=1, le=100_000)
+    """Its longest reply. One that is longer is cut off: an attempt fails then, and feedback counts as unreadable."""
     attempt_template: str = QUESTION + "Reply with your solution between <solution> and </solution>."
     """What the peer reads to answer by itself."""
     ask_template: str = (
@@ -65,7 +67,7 @@ class Tutored(Reprompt, kind="tutored"):
         assert self.peer is not None, "somebody is asked"
         pieces = {"question": question(view.task), "attempt": view.rollout.text.strip() or "(nothing)"}
         messages = (Message(role="user", content=filled(template, pieces)),)
-        return Ask(key=key, teacher=self.peer, messages=messages, temperature=temperature)
+        return Ask(key=key, teacher=self.peer, messages=messages, max_tokens=self.max_tokens, temperature=temperature)
 
     def read(self, view: ContextView, key: str, reply: str) -> str:
         if key != "feedback":
