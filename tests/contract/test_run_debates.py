@@ -12,7 +12,7 @@ from preceptor.cli import output
 from preceptor.cli.main import create_app
 from preceptor.debates import protocol
 from preceptor.debates.templates import BUILT_IN
-from preceptor.errors import Conflict, Invalid, LeaseLost
+from preceptor.errors import Conflict, Invalid, LeaseLost, NotFound
 from preceptor.resources import debates as resource
 from preceptor.wire.common import Scope
 from preceptor.wire.debate_reports import DebateFinish, HeldDebate, RunWish
@@ -234,6 +234,13 @@ def test_what_might_go_another_way_another_time_is_not_given_out(
     house.admin.debates.record_held(talked.run.id, 1, [mine])
     same = RunWish(wish=wish, template=mine.template, voices=mine.voices)
     assert house.admin.debates.known(talked.run.id, [same]) == (None,)
+
+
+def test_a_list_of_no_run_or_of_a_step_without_one_is_refused(sqlite_house: House):
+    with pytest.raises(NotFound, match="no run 'nobody'"):
+        list(sqlite_house.admin.debates.list(run="nobody"))
+    with pytest.raises(Invalid, match="step"):
+        list(sqlite_house.admin.debates.list(step=1))
 
 
 def test_whoever_may_only_read_records_none(house: House, run: LeaseGrant):

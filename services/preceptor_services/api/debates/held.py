@@ -45,6 +45,7 @@ def record(plane: Plane, unit: Unit, run_id: str, report: HeldReport, key_id: st
     """Record debates of steps that are recorded. One that is recorded already stays as it is."""
     session, at = unit.session, plane.clock()
     run = leases.held(session, run_id, report.fence)
+    teachers_now = _Known(session, run_id)
     there = _places(session, run_id, {each.step for each in report.debates})
     for index, each in enumerate(report.debates):
         if each.step > run.step:
@@ -56,7 +57,7 @@ def record(plane: Plane, unit: Unit, run_id: str, report: HeldReport, key_id: st
         place = (each.step, each.context, each.task, each.rollout)
         if place not in there:
             there.add(place)
-            _add(session, run, each, f"debates.{index}", key_id, at)
+            _add(session, run, teachers_now, each, f"debates.{index}", key_id, at)
     status = leases.beat(plane, session, run, at)
     session.flush()
     return status
@@ -66,12 +67,13 @@ def known(session: Session, run_id: str, report: KnownWish) -> tuple[KnownDebate
     """For each debate that a run would hold the one that went as it would, on request or in a run; None: there is
     none, or those are not the teachers any more that it would be held with."""
     history.get(session, run_id)
-    return tuple(_held_before(session, run_id, each) for each in report.wishes)
+    teachers_now = _Known(session, run_id)
+    return tuple(_held_before(session, teachers_now, each) for each in report.wishes)
 
 
-def _held_before(session: Session, run_id: str, wanted: RunWish) -> KnownDebate | None:
+def _held_before(session: Session, teachers_now: _Known, wanted: RunWish) -> KnownDebate | None:
     words = worded(wanted.template)
-    key = _key(session, run_id, wanted, words)
+    key = _key(teachers_now, wanted, words)
     found = None if key is None else service.held_before(session, key, wanted.wish, words)
     if found is None or found.result is None or found.result.ended == "token_budget":
         return None  # a run has no budget that could end it
@@ -84,7 +86,15 @@ def _places(session: Session, run_id: str, steps: set[int]) -> set[_Place]:
     return {(each.step, each.context, each.task, each.rollout) for each in session.scalars(query)}
 
 
-def _add(session: Session, run: models.Run, held: HeldDebate, field: str, key_id: str, at: datetime) -> None:
+def _add(
+    session: Session,
+    run: models.Run,
+    teachers_now: _Known,
+    held: HeldDebate,
+    field: str,
+    key_id: str,
+    at: datetime,
+) -> None:
     words, result, error = worded(held.template), _taken(session, held, field), None
     if result is None:
         result, error = _outcome(held, field)
@@ -93,7 +103,7 @@ def _add(session: Session, run: models.Run, held: HeldDebate, field: str, key_id
         id=new_id("debate"),
         wish=held.wish,
         template=words,
-        cache_key=_key(session, run.id, held, words) if lasts else None,
+        cache_key=_key(teachers_now, held, words) if lasts else None,
         cached_from=held.cached_from,
         state=DebateState.SUCCEEDED.value if error is None else DebateState.FAILED.value,
         created_at=at,
@@ -166,24 +176,34 @@ def worded(template: DebateTemplate) -> StoredTemplate:
     return StoredTemplate(name=RECIPE, version=0, hash=protocol.hash_of(template), template=template)
 
 
-def _key(session: Session, run_id: str, wanted: RunWish, words: StoredTemplate) -> str | None:
+def _key(teachers_now: _Known, wanted: RunWish, words: StoredTemplate) -> str | None:
     """None: no other debate goes as this one. What is drawn depends on the run's own seeds, which nobody else has, and
     of a text that was cut nobody knows the rest."""
     wish = wanted.wish
     cut = max(len(wish.question), len(wish.attempt or "")) >= MOST_TEXT
-    if wish.temperature > 0 or cut or not _are_current(session, run_id, wanted.voices):
+    if wish.temperature > 0 or cut or not teachers_now.are(wanted.voices):
         return None
     return checks.cache_key(wish, words, wanted.voices)
 
 
-def _are_current(session: Session, run_id: str, voices: Mapping[str, Voice]) -> bool:
-    """Whether those are still the teachers that fill these roles, as they are known here."""
-    registered = roles_of(session, [run_id]).get(run_id, Roles()).registered
-    for voice in voices.values():
-        teacher = teachers.find(session, registered.get(voice.role or "", ""))
-        if teacher is None or teacher.card is None or checks.voice_of(teacher.card, voice.role) != voice:
-            return False
-    return True
+class _Known:
+    """The teachers that fill a run's roles, as they are known here."""
+
+    def __init__(self, session: Session, run_id: str) -> None:
+        self._session = session
+        self._registered = roles_of(session, [run_id]).get(run_id, Roles()).registered
+        self._voices: dict[str | None, Voice | None] = {}
+
+    def are(self, voices: Mapping[str, Voice]) -> bool:
+        """Whether it is they who speak."""
+        return all(self._voice(each.role) == each for each in voices.values())
+
+    def _voice(self, role: str | None) -> Voice | None:
+        if role not in self._voices:
+            teacher = teachers.find(self._session, self._registered.get(role or "", ""))
+            card = None if teacher is None else teacher.card
+            self._voices[role] = None if card is None else checks.voice_of(card, role)
+        return self._voices[role]
 
 
 def _seconds(turns: Sequence[DebateTurn]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from preceptor.errors import Conflict, NotFound
+from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire import debates as wire
 from preceptor.wire.common import Page
 from preceptor_services.api import cursors
@@ -13,6 +13,7 @@ from preceptor_services.api.debates import checks, templates
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.once import became, hash_of
 from preceptor_services.api.plane import Plane
+from preceptor_services.api.runs import history
 from preceptor_services.api.sending import enqueue
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -60,6 +61,10 @@ def page(
     session: Session, *, state: State | None, run: str | None, step: int | None, limit: int, cursor: str | None
 ) -> Page[wire.Debate]:
     """Debates, newest first, without their turns: those that were asked for, or those that a run held for itself."""
+    if run is not None:
+        history.get(session, run)
+    elif step is not None:
+        raise Invalid("step: only the debates of a run have one.", field="step", remedy="Name the run as well.")
     table, place = models.Debate, models.RunDebate
     query = select(table, place).outerjoin(place, place.debate_id == table.id).limit(limit + 1)
     query = query.where(place.run_id.is_(None) if run is None else place.run_id == run)

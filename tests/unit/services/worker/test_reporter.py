@@ -13,6 +13,7 @@ import pytest
 from preceptor.client import Client
 from preceptor.errors import Conflict, LeaseLost, PreceptorError, Unreachable
 from preceptor.replicas import Changes
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, ReplicaAddress, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
@@ -32,9 +33,15 @@ class Runs:
         self.note_fails: PreceptorError | None = None
         self.pause_fails: PreceptorError | None = None
         self.paused = 0
+        self.held = list[tuple[int, str, int, list[HeldDebate]]]()
+        """With how many steps were recorded then."""
 
     def report(self, run_id: str, report: StepsReport) -> LeaseStatus:
         self.reports.append(report)
+        return self.answer
+
+    def record_held(self, run_id: str, fence: int, held: list[HeldDebate]) -> LeaseStatus:
+        self.held.append((len(self.reports), run_id, fence, held))
         return self.answer
 
     def note(self, run_id: str, note: Note) -> LeaseStatus:
@@ -61,7 +68,7 @@ def reporter_on(runs: Runs, *, checkpoint: int | None, attempt: int) -> tuple[Ru
     run = SimpleNamespace(id="run-1", name="mine", checkpoint=reference, attempt=attempt, refilled=())
     recorded = runs.recorded[-1].step if runs.recorded else 0
     grant = cast(LeaseGrant, SimpleNamespace(run=run, fence=7, ttl_seconds=60.0, recorded_step=recorded))
-    client, stopping = cast(Client, SimpleNamespace(runs=runs)), threading.Event()
+    client, stopping = cast(Client, SimpleNamespace(runs=runs, debates=runs)), threading.Event()
     return RunReporter(client, grant, Lease.on_run(client, grant), stopping), stopping
 
 
@@ -99,6 +106,16 @@ def test_where_nothing_is_recomputed_it_is_said_at_once() -> None:
     reporter, _ = reporter_on(runs, checkpoint=2, attempt=2)
     reporter.begin()
     assert [note.data for note in runs.notes] == [{"from_step": 2, "recorded_step": 2, "largest_difference": 0.0}]
+
+
+def test_what_debaters_said_is_recorded_after_its_step_and_once() -> None:
+    runs, held = Runs([]), cast(HeldDebate, "a debate")
+    reporter, _ = reporter_on(runs, checkpoint=None, attempt=1)
+    reporter.debates([held])
+    assert not runs.held, "the step is not recorded yet"
+    reporter.step(step(1, 0.5), [])
+    reporter.step(step(2, 0.5), [])
+    assert runs.held == [(1, "run-1", 7, [held])], "after the first of two steps, under the lease"
 
 
 def test_the_loop_is_told_to_cancel_before_it_is_told_to_stop() -> None:
