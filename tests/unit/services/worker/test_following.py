@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from preceptor.client import Client
 from preceptor.pool import TeacherPool
@@ -23,7 +26,12 @@ from preceptor.wire.runs import (
 from preceptor_services.worker.following import Following, hear_along
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
+from preceptor_trainer import recipes
+from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.model import load_model
 from tests.contract.doubles import card_for, write_model
+from tests.models import tiny_model_folder
+from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -131,6 +139,37 @@ def test_nobody_has_been_asked_for_the_step_it_begins_with(tmp_path: Any) -> Non
     worker.looks()
     assert worker.pool.refills == [({"maths": "new"}, 15)], "11 is waited for, and 14 may be written by its weights"
     assert came(worker.does(11)) == ([], [])
+
+
+class Asked(LocalScorer):
+    """Keeps the latest step that anybody was asked about."""
+
+    latest = 0
+
+    def begin(self, step: int) -> Collection[str]:
+        self.latest = max(self.latest, step)
+        return ()
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_the_loop_asks_about_no_such_step_before_it_asks_for_a_signal(max_lag: int, tmp_path: Path) -> None:
+    """What the step that a change begins with rests on."""
+    folder = tiny_model_folder(tmp_path / "model")
+    scorer, ahead = Asked({"self": load_model(folder)}), list[int]()
+
+    class Looking(Remembering):
+        def signal(self) -> Signal:
+            ahead.append(scorer.latest - len(self.steps))
+            return Signal.GO
+
+    recipe = recipes.load("opsd").override({"rollout": {"max_tokens": 4}})
+    run = toy_run(recipe, steps=6, max_lag=max_lag)
+    train(run, folder, ToyData(), scorer, Looking(), tmp_path / "work")
+    worker = Worker(max_lag=max_lag)
+    worker.hears(maths=None)
+    worker.looks()
+    ((_, first),) = worker.pool.refills
+    assert len(ahead) >= 6 and max(ahead) < first
 
 
 def test_changes_of_one_step_are_one_in_its_ledger(tmp_path: Any) -> None:
