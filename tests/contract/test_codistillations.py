@@ -8,9 +8,10 @@ import pytest
 
 from preceptor.errors import Conflict, Invalid, LeaseLost
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
+from preceptor.wire.common import Problem
 from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.pairs import Outcomes, PairPolicy, PeerAnswers, PeerServing, Publication, version_of
-from preceptor.wire.runs import Ledger, RunCreate, RunState, StepReport, StepsReport, TeacherLedger
+from preceptor.wire.runs import Finish, Ledger, RunCreate, RunState, StepReport, StepsReport, TeacherLedger
 from preceptor.wire.teachers import TeacherState
 from tests.contract.conftest import House
 from tests.contract.doubles import card_for
@@ -219,6 +220,44 @@ def test_stop_and_resume_are_of_both_sides(sqlite_house: House) -> None:
     assert sqlite_house.admin.codistillations.resume(pair.id).state is CodistillationState.QUEUED
     with pytest.raises(Conflict, match="Neither run"):
         sqlite_house.admin.codistillations.resume(pair.id)
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed", "given back"])
+def test_a_student_whose_run_goes_on_no_more_is_nobody_to_be_asked(house: House, end: str) -> None:
+    pair, teachers = house.admin.codistillations.start(wish(house)), house.admin.teachers
+    fence = leased(house, pair.a.run)
+    card = card_for(house.tmp / "tiny", "two-a", moves=True)
+    house.admin.codistillations.serve(pair.a.run, PeerServing(fence=fence, url="http://127.0.0.1:1/a", card=card))
+    assert teachers.get("two-a").state is TeacherState.READY
+    if end == "failed":
+        error = Problem(title="Lost", detail="The peer is lost.")
+        house.admin.runs.finish(pair.a.run, Finish(fence=fence, state=RunState.FAILED, error=error))
+    else:
+        if end == "stopped":
+            house.admin.codistillations.stop(pair.id)
+        house.admin.runs.release(pair.a.run, fence)
+    expected = TeacherState.READY if end == "given back" else TeacherState.DOWN
+    assert teachers.get("two-a").state is expected
+    if end == "given back":
+        return
+    assert "trained this student, is" in (teachers.get("two-a").endpoints[0].trouble or "")
+    house.admin.codistillations.resume(pair.id)
+    fence = leased(house, pair.a.run)
+    house.admin.codistillations.serve(pair.a.run, PeerServing(fence=fence, url="http://127.0.0.1:1/a", card=card))
+    assert teachers.get("two-a").state is TeacherState.READY
+
+
+def test_a_pair_is_taken_up_again_though_somebody_forgot_its_students(sqlite_house: House) -> None:
+    pair = sqlite_house.admin.codistillations.start(wish(sqlite_house))
+    sqlite_house.admin.codistillations.stop(pair.id)
+    sqlite_house.admin.teachers.remove("two-a")
+    assert sqlite_house.admin.codistillations.resume(pair.id).state is CodistillationState.QUEUED
+    assert sqlite_house.admin.teachers.get("two-a").state is TeacherState.DOWN
+    fence = leased(sqlite_house, pair.a.run)
+    card = card_for(sqlite_house.tmp / "tiny", "two-a", moves=True)
+    serving = PeerServing(fence=fence, url="http://127.0.0.1:1/a", card=card)
+    sqlite_house.admin.codistillations.serve(pair.a.run, serving)
+    assert sqlite_house.admin.teachers.get("two-a").state is TeacherState.READY
 
 
 def test_the_record_holds_what_was_heard_against_what_was_published(sqlite_house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -52,7 +53,7 @@ def start(
     )
     session.add(pair)
     names: dict[Side, str] = {side: f"{pair.name}-{side}" for side in SIDES}
-    students = {side: _register(session, names[side], wish, side, at) for side in SIDES}
+    students = [_register(session, names[side], side, side_of(wish, side).run.student, at) for side in SIDES]
     for side, other in BOTH:
         run_id = _start_run(plane, unit, wish, side, names[other], key_id)
         session.add(
@@ -65,10 +66,7 @@ def start(
                 done_fence=0,
             )
         )
-    for student in students.values():  # ready only for the two runs that were just checked against them
-        student.endpoints[0].state = TeacherState.DOWN.value
-        student.endpoints[0].trouble = "No worker trains this student yet."
-    session.flush()
+    _put_down(session, students)
     return shown(session, pair)
 
 
@@ -104,8 +102,14 @@ def resume(plane: Plane, unit: Unit, pair_id: str) -> wire.Codistillation:
         raise Conflict(
             f"Neither run of pair {pair_id} is paused, failed or cancelled.", remedy="There is nothing to do."
         )
+    lost = [  # somebody has forgotten a student that answered nobody
+        _register(session, each.teacher, side, history.get(session, each.run_id).student, plane.clock())
+        for side, each in sides(session, pair_id).items()
+        if teachers.find(session, each.teacher) is None
+    ]
     for run in stopped:
         runs.resume(plane, unit, run.id)
+    _put_down(session, lost)
     return show(session, pair_id)
 
 
@@ -181,7 +185,15 @@ def _start_run(plane: Plane, unit: Unit, wish: wire.CodistillationCreate, side: 
     return started.id
 
 
-def _register(session: Session, name: str, wish: wire.CodistillationCreate, side: Side, at: datetime) -> models.Teacher:
+def _put_down(session: Session, students: Iterable[models.Teacher]) -> None:
+    """They were ready only for the two runs that were just checked against them."""
+    for student in students:
+        student.endpoints[0].state = TeacherState.DOWN.value
+        student.endpoints[0].trouble = "No worker trains this student yet."
+    session.flush()
+
+
+def _register(session: Session, name: str, side: Side, student: str, at: datetime) -> models.Teacher:
     """A side's student as a teacher that answers nowhere yet. Its card is what follows from its files."""
     if teachers.find(session, name) is not None:
         raise Conflict(
@@ -190,7 +202,7 @@ def _register(session: Session, name: str, wish: wire.CodistillationCreate, side
             remedy="Choose another name for the pair.",
         )
     field = f"{side}.run.student"
-    facts = ready_facts(session, side_of(wish, side).run.student, ArtifactKind.MODEL, field)
+    facts = ready_facts(session, student, ArtifactKind.MODEL, field)
     assert isinstance(facts, ModelFacts)
     teacher = models.Teacher(
         id=new_id("teacher"),

@@ -166,6 +166,7 @@ def _end(plane: Plane, unit: Unit, run: models.Run, reason: str, at: datetime) -
     if run.pause_requested and not run.cancel_requested:
         run.state, run.pause_requested = State.PAUSED.value, False
         history.moved(unit.session, run, State.RUNNING, State.PAUSED, f"paused; {reason}", at)
+        pairs.leave(unit.session, run, at)
         unit.session.flush()
         return
     run.state, run.pause_requested = State.QUEUED.value, False
@@ -173,6 +174,7 @@ def _end(plane: Plane, unit: Unit, run: models.Run, reason: str, at: datetime) -
     if run.cancel_requested:
         run.state, run.finished_at = State.CANCELLED.value, at
         history.moved(unit.session, run, State.QUEUED, State.CANCELLED, "cancelled while no worker had it", at)
+        pairs.leave(unit.session, run, at)
         unit.session.flush()
     else:
         enqueue(plane, unit, run)

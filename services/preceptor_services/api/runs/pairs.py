@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from preceptor.wire.codistillations import PEER
 from preceptor.wire.pairs import PairGrant, Side
+from preceptor.wire.teachers import TeacherState
 from preceptor_services.db import models
 
 SIDES: tuple[Side, Side] = ("a", "b")
@@ -40,3 +43,17 @@ def grant_of(session: Session, run_id: str) -> PairGrant | None:
         peer_teaches=tuple(other.teaches),
         policy=pair.policy,
     )
+
+
+def leave(session: Session, run: models.Run, at: datetime) -> None:
+    """A run that goes on no more has no student that answers: no other run is sent there until it is taken up again.
+
+    The other side is told nothing: it has the run's state, and a note in it would want its lock under this run's.
+    """
+    table = models.CodistillationSide
+    query = select(models.Teacher).join(table, table.teacher == models.Teacher.name).where(table.run_id == run.id)
+    if (student := session.scalar(query)) is None:
+        return
+    student.updated_at = at
+    for each in student.endpoints:
+        each.state, each.trouble = TeacherState.DOWN.value, f"Run {run.id}, which trained this student, is {run.state}."

@@ -15,7 +15,7 @@ from preceptor.wire import runs as wire
 from preceptor.wire.artifacts import ArtifactKind
 from preceptor_services.api.artifacts.service import forget, ready_facts
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, leases, refills
+from preceptor_services.api.runs import history, leases, pairs, refills
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import shown
 from preceptor_services.db import models
@@ -166,6 +166,7 @@ def finish(plane: Plane, unit: Unit, run_id: str, finish: wire.Finish) -> wire.R
         history.tell(session, run_id, [("error", plain(finish.error))], at)
     reason = finish.error.detail if finish.error is not None else f"finished by {run.worker}"
     history.moved(session, run, State.RUNNING, finish.state, reason, at)
+    pairs.leave(session, run, at)
     return shown(run, roles)
 
 

@@ -13,7 +13,7 @@ from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.once import became, hash_of
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.recipes.service import resolved
-from preceptor_services.api.runs import history
+from preceptor_services.api.runs import history, pairs
 from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.recipe_files import take_up_file
 from preceptor_services.api.runs.roles import Roles, roles_of, rows
@@ -150,6 +150,7 @@ def cancel(plane: Plane, unit: Unit, run_id: str) -> wire.Run:
     if state in (State.QUEUED, State.PAUSED):
         run.state, run.finished_at, run.updated_at = State.CANCELLED.value, at, at
         history.moved(session, run, state, State.CANCELLED, "cancelled before a worker took it", at)
+        pairs.leave(session, run, at)
     elif state is State.RUNNING and not run.cancel_requested:
         run.cancel_requested, run.updated_at = True, at
         history.tell(session, run_id, [("note", {"message": "Cancel requested; the worker stops within a step."})], at)
