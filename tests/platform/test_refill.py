@@ -11,12 +11,23 @@ import pytest
 from preceptor.client import Client
 from preceptor.errors import Invalid
 from preceptor.wire.runs import Run, RunState
-from tests.platform.stack import Stack, answers, free_port, preceptor, steps_of, until
+from tests.platform.stack import Child, Stack, answers, free_port, preceptor, steps_of, until
 
 STEPS = 40
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> Iterator[Child]:
+    """The only worker: it may start two ranks."""
+    for each in stack.workers:
+        if each.popen.poll() is None:
+            each.stop()
+    child = stack.start_worker("refilled", DEVICES="2")
+    yield child
+    child.stop()
+
+
+@pytest.fixture(scope="module")
 def other(stack: Stack) -> Iterator[str]:
     """The URL of another teacher, registered as `other`."""
     url = f"http://127.0.0.1:{free_port()}"
@@ -40,10 +51,11 @@ def command(stack: Stack, *arguments: str) -> Run:
     return Run.model_validate_json(done.stdout)
 
 
-def test_a_teacher_of_a_running_run_is_replaced(stack: Stack, client: Client, other: str) -> None:
-    stack.worker()
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_teacher_of_a_running_run_is_replaced(stack: Stack, client: Client, other: str, devices: int) -> None:
     plan: dict[str, Any] = {"steps": STEPS, "samples_kept": 1, "evaluate_every": STEPS, "checkpoint_every": STEPS}
-    run = stack.start_run(client, "refilled", **plan)
+    run = stack.start_run(client, f"refilled-{devices}", devices=devices, **plan)
     events = client.runs.events(run.id)
     assert steps_of(until(events, lambda event: event.kind == "step"))
     with pytest.raises(Invalid, match="there is no teacher 'nobody'"):
