@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,17 +105,22 @@ def test_a_token_budget_ends_it_before_a_round_that_it_does_not_cover(sqlite_hou
     assert (debate.result.ended, debate.result.rounds, debate.result.tokens) == ("token_budget", 1, 60)
 
 
-def test_a_round_that_time_cuts_leaves_the_debate_as_it_stood(sqlite_house: House, meet: Meet) -> None:
-    released = threading.Event()
+def test_a_round_that_time_cuts_leaves_the_debate_as_it_stood(
+    sqlite_house: House, meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, ahead = threading.Event(), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("preceptor_services.worker.debate.time", clock)
 
     def slow(prompt: str) -> str:
         if "(nothing)" not in prompt:
+            ahead[0] = 1000.0  # while it thinks about the second round
             released.wait(30)
         return reply("b", 50, "b")
 
     says = meet(ann=lambda prompt: reply("a", 50, "a"), bob=slow)
     try:
-        debate = held(sqlite_house, says, budget={"seconds": 1.5}, stop=())
+        debate = held(sqlite_house, says, budget={"seconds": 600}, stop=())
     finally:
         released.set()
     assert debate.state is DebateState.SUCCEEDED and debate.result is not None, debate.error
