@@ -32,10 +32,10 @@ def debaters(sqlite_house: House) -> Iterator[dict[str, Debater]]:
         yield found
 
 
-def train(house: House, **context: Any) -> Run:
+def start(house: House, steps: int = STEPS, **context: Any) -> Run:
     """A run that learns from its own base, which has read what others said."""
     folder = tiny_model_folder(house.tmp / "student")
-    run = house.run(
+    return house.run(
         recipe="mad_opd",
         student=house.admin.artifacts.push(folder, "model", "student"),
         teachers={"first": "base", "second": "base", "one": "ann", "other": "bob"},
@@ -44,11 +44,18 @@ def train(house: House, **context: Any) -> Run:
             "contexts": {"debate": {"speakers": ["one", "other"], "from_data": False, **context}},
         },
         data=TaskSource(task="spell_backward"),
-        training={"steps": STEPS, "batch": BATCH, "evaluate_items": 2, "evaluate_every": STEPS, "warmup_steps": 0},
+        training={"steps": steps, "batch": BATCH, "evaluate_items": 2, "evaluate_every": steps, "warmup_steps": 0},
     )
+
+
+def work(house: House, run: Run) -> Run:
     cache = house.tmp / "worker"
     advance(run.id, Bench(client=house.admin, name="w", folder=cache, cache=ArtifactCache(house.admin, cache, 10**9)))
-    done = house.admin.runs.get(run.id)
+    return house.admin.runs.get(run.id)
+
+
+def train(house: House, **context: Any) -> Run:
+    done = work(house, start(house, **context))
     assert done.state is RunState.SUCCEEDED, done.error
     return done
 
@@ -93,3 +100,32 @@ def test_a_blind_debate_that_was_held_is_not_held_again(sqlite_house: House, deb
     assert metrics[0] == metrics[1], "what was taken teaches what was held"
     train(sqlite_house, sighted=False, fresh=True)
     assert len(debaters["ann"].prompts) == 2 * asked["ann"]
+
+
+def test_a_run_that_is_taken_up_again_keeps_what_was_said_first(sqlite_house: House) -> None:
+    """The second worker computes all steps anew, since there is no checkpoint, and hears other words."""
+    house, words, runs, recorded = sqlite_house, ["First thoughts."], list[Run](), list[int]()
+
+    def ann(prompt: str) -> str:
+        if "<question>" in prompt and not recorded and (step := house.admin.runs.get(runs[0].id).step) >= 2:
+            recorded.append(step)
+            words[0] = "Second thoughts."
+            house.clock.pass_seconds(house.settings.lease_seconds + 1)
+            thief = house.admin.runs.lease(runs[0].id, "thief")
+            house.admin.runs.release(runs[0].id, thief.fence)
+        return reply(words[0], 90)
+
+    with debater(ann) as one, debater(lambda prompt: reply("So it is.", 50)) as other:
+        for name, each in (("ann", one), ("bob", other)):
+            register(house, name, each.url)
+        runs.append(start(house, steps=4, fresh=True))
+        assert work(house, runs[0]).state is RunState.QUEUED and recorded, "the first worker has lost it"
+        assert work(house, runs[0]).state is RunState.SUCCEEDED
+    found = [house.admin.debates.get(each.id) for each in house.admin.debates.list(run=runs[0].id)]
+    places = [(each.run.step, each.run.task, each.run.rollout) for each in found if each.run]
+    assert len(places) == len(set(places)) == 4 * BATCH * SAMPLES
+    for each in found:
+        assert each.run is not None and each.result is not None
+        first = "First thoughts." in each.result.transcript
+        if each.run.step != recorded[0]:  # the thief may have come before what was said in this one was stored
+            assert first == (each.run.step < recorded[0]), each.run
