@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ FIRST_PAUSE = 0.2
 """Seconds before the second attempt, doubled for each further one."""
 LONGEST_PAUSE = 5.0
 
+_LEADS_ELSEWHERE = re.compile(r"[?#%\\]|(^|/)\.\.?(/|$)")
 _TWICE_IS_ONCE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
@@ -83,6 +85,7 @@ class Connection:
         `twice_is_once` says that the request may be made again although the first may have been carried out; by
         default that holds for GET, PUT and DELETE. Raises the PreceptorError that names the failure.
         """
+        _check_path(path)
         sent = dict(headers or {})
         if body is not None:
             content = body.model_dump_json().encode()
@@ -133,6 +136,7 @@ class Connection:
         self, path: str, *, params: Params | None = None, headers: Mapping[str, str] | None = None
     ) -> Generator[httpx.Response]:
         """GET with the body still to be read. One attempt: whoever reads knows where to go on."""
+        _check_path(path)
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             with self._http.stream("GET", path, params=given, headers=dict(headers or {})) as answer:
@@ -168,6 +172,13 @@ class Connection:
             f"No answer from {self.url} ({why}).",
             remedy="Start it with `preceptor up`, or set PRECEPTOR_URL to where it runs.",
         )
+
+
+def _check_path(path: str) -> None:
+    """Raises Invalid where a name or an id that somebody gave would lead elsewhere: to `keys`, say, for `../keys`."""
+    if _LEADS_ELSEWHERE.search(path):
+        name = path.split("/", 3)[-1]
+        raise Invalid(f"{name!r} is no name and no id: none holds '..', '?', '#', '%' or a backslash.")
 
 
 def error_of(answer: httpx.Response) -> PreceptorError:

@@ -197,3 +197,13 @@ def test_a_url_that_is_none(url: str):
     with pytest.raises(Invalid) as caught:
         Client(url)
     assert caught.value.field == "url"
+
+
+@pytest.mark.parametrize("name", ["../keys", "a/../../keys", "..", "a?state=failed", "a#b", "a%2fb", "a\\b"])
+def test_no_name_leads_elsewhere(name: str) -> None:
+    server = Server(httpx.Response(200, json=[]))
+    with client(server) as asked:
+        for ask in (asked.debates.get, asked.codistillations.stop, asked.skills.get, asked.teachers.remove):
+            with pytest.raises(Invalid, match="is no name and no id"):
+                ask(name)
+    assert server.requests == []
