@@ -13,10 +13,11 @@ from pydantic import SecretStr
 
 from preceptor.chatting import chat
 from preceptor.endpoint import TeacherClient
-from preceptor.errors import Invalid, NotFound
+from preceptor.errors import Invalid, NotFound, PreceptorError
 from preceptor.wire.chat import ChatMessage, ChatRequest
 from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.live import LiveStudent
+from preceptor_services.worker.pairing import version_at
 from preceptor_trainer.model import load_model
 from tests.contract.teaching import KEY, asked
 from tests.models import tiny_model_folder
@@ -93,6 +94,19 @@ def test_what_is_refused_when_it_is_announced_never_answers(folder: Path, studen
     with pytest.raises(Invalid, match="taken"):
         student.move(weights(folder, 0.05), WeightsKind.FULL, None, 10_000_001, refuse)
     assert student.card.weights_version == 10_000_000
+
+
+def test_who_looks_for_it_finds_its_version_and_takes_no_other_for_it(
+    folder: Path, student: LiveStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_OF_A_PEER", KEY)
+    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, lambda hash: None)
+    url = "http://{}:{}".format(*student.address)
+    assert version_at("pair-a", url, "KEY_OF_A_PEER") == 10_000_000
+    assert version_at("pair-b", url, "KEY_OF_A_PEER") is None, "another run's student may have its port by now"
+    student.close()
+    with pytest.raises(PreceptorError):
+        version_at("pair-a", url, "KEY_OF_A_PEER")
 
 
 def test_a_port_that_is_taken_is_said_so(folder: Path, student: LiveStudent) -> None:
