@@ -40,8 +40,8 @@ same words) beside it; where it says nothing, nothing is known.
 """
 LONGEST = 60
 """Characters of a setting's value; a longer one is a template, and `recipes show` prints it."""
-HIDDEN = ("teacher", "on_failure", "template", "wrong")
-"""Settings of every context that say nothing about a method."""
+HIDDEN = ("teacher", "on_failure", "template", "wrong", "fresh", "record_every")
+"""Settings of contexts that say nothing about a method."""
 IDENTITIES = {"coefficient": 1.0, "temperature": 1.0, "max_tokens": 128, "reduction": "token", "clip_by": "event"}
 """What a setting is where it says nothing, either."""
 
