@@ -214,8 +214,8 @@ class TeacherLedger(Wire):
     unwritten: Count = 0
     """Texts that nobody wrote: what they were wanted for is done without."""
     unreadable: Count = 0
-    """Texts without the form that was asked for, cut off, or off the question, counted for every rollout: what they were
-    wanted for is done without."""
+    """Texts without the form that was asked for, cut off, or off the question, counted for every rollout: what they
+    were wanted for is done without."""
     cache_hits: Count = 0
     """Completions whose scores came from the score cache."""
     waited_seconds: float = 0.0
