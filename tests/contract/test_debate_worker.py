@@ -78,14 +78,20 @@ def test_who_fails_babbles_or_goes_on_and_on_is_excluded_and_counted(sqlite_hous
         dead=lambda prompt: 400,
         vague=lambda prompt: reply("It is 42.", "quite"),
         chatty=lambda prompt: reply("It is 42. " * 300, 100),
+        noise=lambda prompt: "\x01\x02" * 500,
     )
     debate = held(sqlite_house, says, tau=0.2)
     assert debate.result is not None and debate.state is DebateState.SUCCEEDED, debate.error
     missing = {each.debater: each.missing for each in debate.result.excluded}
-    assert missing == {"dead": "unavailable", "vague": "unreadable", "chatty": "cut_off"}
+    assert missing == {"dead": "unavailable", "vague": "unreadable", "chatty": "cut_off", "noise": "unreadable"}
     assert set(debate.result.weights) == {"ann", "bob"} and sum(debate.result.weights.values()) == pytest.approx(1)
     assert debate.result.weights["ann"] / debate.result.weights["bob"] == pytest.approx(2.718281828**2)
-    assert any("quite" in (turn.detail or "") for turn in debate.turns)
+    assert [each.debater for each in debate.result.excluded] == ["dead", "vague", "chatty", "noise"], (
+        "as they were named"
+    )
+    details = {turn.debater: turn.detail or "" for turn in debate.turns if turn.missing is not None}
+    assert "It wrote: " in details["vague"] and "quite" in details["vague"].partition("It wrote: ")[2]
+    assert "It is 42. It is 42." in details["chatty"] and details["chatty"].endswith(" ...")
     assert sqlite_house.admin.debates.start(debate.wish).cached_from is None, "the dead one may live another time"
 
 

@@ -149,9 +149,7 @@ def written(reply: Reply, most: int) -> int:
 
 def transcript(turns: Sequence[DebateTurn], rounds: int, debaters: Sequence[str]) -> str:
     """What was said up to a round, one turn after another, in the debaters' order."""
-    order = {debater: place for place, debater in enumerate(debaters)}
-    said = [turn for turn in turns if turn.round <= rounds and turn.missing is None]
-    said.sort(key=lambda turn: (turn.round, order[turn.debater]))
+    said = [turn for turn in _in_order(turns, debaters) if turn.round <= rounds and turn.missing is None]
     return "\n".join(f"{turn.debater}: {_told(turn)}" for turn in said)
 
 
@@ -165,7 +163,7 @@ def outcome(rules: Rules, turns: Sequence[DebateTurn], end: End, seconds: float)
         weights=shares,
         answer=favoured(turns, end, shares),
         agreed=agreed(turns, end),
-        excluded=excluded(turns, end),
+        excluded=excluded(_in_order(turns, rules.debaters), end),
         calls=len(turns),
         tokens=sum(turn.tokens for turn in turns),
         seconds=seconds,
@@ -234,6 +232,12 @@ def hash_of(template: DebateTemplate) -> str:
     """SHA-256 of what a template says."""
     canonical = json.dumps(template.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _in_order(turns: Sequence[DebateTurn], debaters: Sequence[str]) -> list[DebateTurn]:
+    """By round and debater, whoever's reply was there first."""
+    order = {debater: place for place, debater in enumerate(debaters)}
+    return sorted(turns, key=lambda turn: (turn.round, order[turn.debater]))
 
 
 def _told(turn: DebateTurn) -> str:

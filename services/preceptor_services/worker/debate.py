@@ -20,7 +20,7 @@ from preceptor.errors import (
     TeacherUnavailable,
 )
 from preceptor.pool import TeacherPool
-from preceptor.wire.chat import ChatMessage, ChatRequest
+from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.debate_reports import DebateFinish, DebateGrant
 from preceptor.wire.debates import DebateState, DebateTurn
 from preceptor_services.worker.bench import Bench
@@ -29,6 +29,9 @@ from preceptor_services.worker.lease import Lease
 
 LOOK_SECONDS = 0.25
 """How often, while debaters write, it is looked whether the debate is still wanted."""
+
+WROTE = 300
+"""Characters that are kept of a reply that does not count."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,12 +153,12 @@ class _Chair:
             return self._turn(debater, number, began, missing="unavailable", detail=str(error)[:1000])
         said: dict[str, object] = {"tokens": protocol.written(reply, wish.max_tokens), "weights_version": version}
         if not reply.finished:
-            detail = f"The reply was cut off at {wish.max_tokens} tokens."
+            detail = f"The reply was cut off at {wish.max_tokens} tokens. {_wrote(reply)}"
             return self._turn(debater, number, began, missing="cut_off", detail=detail, **said)
         try:
             argument, confidence, answer = protocol.read(rules.template, wish.attempt is not None, reply.text)
         except ValueError as error:
-            return self._turn(debater, number, began, missing="unreadable", detail=str(error)[:1000], **said)
+            return self._turn(debater, number, began, missing="unreadable", detail=f"{error}. {_wrote(reply)}", **said)
         return self._turn(debater, number, began, argument=argument, confidence=confidence, answer=answer, **said)
 
     def _turn(self, debater: str, number: int, began: float, **said: object) -> DebateTurn:
@@ -184,3 +187,9 @@ class _Chair:
 
     def _unwanted(self) -> bool:
         return self.bench.stopping.is_set() or self.lease.cancel or self.lease.lost.is_set()
+
+
+def _wrote(reply: Reply) -> str:
+    """How a reply that does not count begins, for people to see what is wrong with it."""
+    text = reply.text.strip()
+    return f"It wrote: {repr(text[:WROTE])[: 2 * WROTE]}{' ...' if len(text) > WROTE else ''}"
