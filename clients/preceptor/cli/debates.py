@@ -118,7 +118,7 @@ def show(debate_id: DebateId, url: Url = DEFAULT_URL, key_file: KeyFile = None, 
 
 @app.command()
 def cancel(debate_id: DebateId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: output.Json = False) -> None:
-    """Cancel a debate: at once while it is queued, after the round in hand while it is running."""
+    """Cancel a debate: at once while it is queued, within a heartbeat while it is running."""
     with connect(url, key_file) as client:
         debate = client.debates.cancel(debate_id)
     if as_json:

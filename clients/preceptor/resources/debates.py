@@ -75,7 +75,7 @@ class Debates:
         return self._connection.get(Debate, f"/v1/debates/{debate_id}")
 
     def cancel(self, debate_id: str) -> Debate:
-        """Ask for it to be cancelled: at once while it is queued, after the round in hand while it is running."""
+        """Ask for it to be cancelled: at once while it is queued, within a heartbeat while it is running."""
         return self._connection.post(Debate, f"/v1/debates/{debate_id}/cancel", twice_is_once=True)
 
     def wait(self, debate_id: str, *, seconds: float = 600.0, every: float = 0.5) -> Debate:

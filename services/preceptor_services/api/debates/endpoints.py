@@ -112,7 +112,7 @@ def show_debate(debate_id: str, caller: Reader, unit: UnitDep) -> Debate:
 
 @ROUTER.post("/debates/{debate_id}/cancel")
 def cancel_debate(debate_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep) -> Debate:
-    """Cancel: at once while no worker has the debate, after the round in hand otherwise."""
+    """Cancel: at once while no worker has the debate, within a heartbeat otherwise."""
     return service.cancel(plane, unit, debate_id)
 
 
