@@ -17,7 +17,7 @@ from preceptor.cli import main as cli
 NOUNS = {
     "teachers": {"add", "list", "show", "probe", "drain", "rm"},
     "teachers endpoints": {"add", "remove", "drain"},
-    "runs": {"start", "list", "show", "watch", "cancel", "pause", "resume"},
+    "runs": {"start", "list", "show", "watch", "cancel", "pause", "resume", "teachers"},
     "recipes": {"list", "show"},
     "artifacts": {"push", "list", "pull"},
     "skills": {"list", "show", "search", "diff", "import", "export"},
