@@ -71,18 +71,8 @@ def minutes(cases: Sequence[Case], step: int, scorer: Scorer) -> tuple[HeldDebat
 
 def voices_of(debate: Debate, scorer: Scorer) -> dict[str, Voice]:
     """Who speaks for each debater, as their cards say."""
-    return {
-        debater: Voice(
-            role=role,
-            teacher=card.teacher,
-            model=card.model,
-            engine=card.engine,
-            weights_version=card.weights_version,
-            weights_hash=card.weights_hash,
-        )
-        for debater, role in zip(debate.debaters, debate.writers, strict=True)
-        for card in (scorer.card(role),)
-    }
+    pairs = zip(debate.debaters, debate.writers, strict=True)
+    return {debater: Voice.of(scorer.card(role), role) for debater, role in pairs}
 
 
 def _told(turn: DebateTurn, spoken: Mapping[str, Spoken], voices: Mapping[str, Voice], longest: int) -> DebateTurn:

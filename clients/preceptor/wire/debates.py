@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from preceptor.wire.common import Count, Name, Problem, Sha256, Step, Wire
+from preceptor.wire.teachers import Card
 
 MOST_ROUNDS = 8
 MOST_TEXT = 100_000
@@ -208,6 +209,18 @@ class Voice(Wire):
     """Its weights version."""
     weights_hash: str | None = None
     """Of its weights; None: it does not say."""
+
+    @classmethod
+    def of(cls, card: Card, role: str | None = None) -> Voice:
+        """What a teacher's text depends on, as far as its card says."""
+        return cls(
+            role=role,
+            teacher=card.teacher,
+            model=card.model,
+            engine=card.engine,
+            weights_version=card.weights_version,
+            weights_hash=card.weights_hash,
+        )
 
 
 class RunDebate(Wire):

@@ -108,18 +108,6 @@ def lasting(result: DebateResult, turns: Sequence[DebateTurn], voices: Mapping[s
     return not moved and not missed and result.ended != "time_budget"
 
 
-def voice_of(card: Card, role: str | None = None) -> Voice:
-    """What a teacher's text depends on, as far as its card says."""
-    return Voice(
-        role=role,
-        teacher=card.teacher,
-        model=card.model,
-        engine=card.engine,
-        weights_version=card.weights_version,
-        weights_hash=card.weights_hash,
-    )
-
-
 def _places(teacher: models.Teacher, card: Card) -> list[str]:
     return [f"{each.url.rstrip('/')} {card.model}" for each in teacher.endpoints]
 

@@ -5,7 +5,6 @@ A run that is taken up again computes steps anew, and with them debates. The fir
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -29,6 +28,7 @@ from preceptor.wire.debates import (
 from preceptor.wire.runs import LeaseStatus
 from preceptor_services.api.debates import checks, service
 from preceptor_services.api.keys.secrets import new_id
+from preceptor_services.api.once import hash_of
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, leases
 from preceptor_services.api.runs.roles import Roles, roles_of
@@ -117,7 +117,7 @@ def _add(
         fence=run.fence,
         attempt=1,
         created_by=key_id,
-        request_hash=hashlib.sha256(held.wish.model_dump_json().encode()).hexdigest(),
+        request_hash=hash_of(held.wish),
     )
     session.add(debate)
     session.flush()
@@ -202,7 +202,7 @@ class _Known:
         if role not in self._voices:
             teacher = teachers.find(self._session, self._registered.get(role or "", ""))
             card = None if teacher is None else teacher.card
-            self._voices[role] = None if card is None else checks.voice_of(card, role)
+            self._voices[role] = None if card is None else Voice.of(card, role)
         return self._voices[role]
 
 

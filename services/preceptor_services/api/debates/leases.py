@@ -139,7 +139,7 @@ def _may_be_given_again(session: Session, debate: models.Debate, turns: tuple[wi
     """Whether it would go the same way another time, and all are still the teachers that they were when it was
     submitted."""
     found = {name: teachers.find(session, name) for name in debate.wish.teachers}
-    voices = {name: checks.voice_of(each.card) for name, each in found.items() if each is not None and each.card}
+    voices = {name: wire.Voice.of(each.card) for name, each in found.items() if each is not None and each.card}
     if debate.result is None or len(voices) < len(found):
         return False
     known = checks.cache_key(debate.wish, debate.template, voices)

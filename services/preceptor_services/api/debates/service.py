@@ -91,7 +91,7 @@ def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempo
     cards = checks.debaters(session, wish)
     wording = templates.worded(session, wish.template, wish.overrides)
     checks.check(wish, wording)
-    voices = {name: checks.voice_of(card) for name, card in cards.items()}
+    voices = {name: wire.Voice.of(card) for name, card in cards.items()}
     cache_key = checks.cache_key(wish, wording, voices)
     known = None if wish.fresh else held_before(session, cache_key, wish, wording)
     debate = models.Debate(
