@@ -12,6 +12,8 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from preceptor.client import Client
@@ -41,17 +43,21 @@ class ArtifactCache:
         went on from it would have other numbers, and nobody would know.
         """
         held = self._folder / artifact.removeprefix("sha256:")
-        if held.is_dir() and self._is_checkpoint(artifact):
-            self._pull(artifact, held)
         if not held.is_dir():
             self._evict()
-            aside = self._folder / f".{held.name}"
-            with alone(self._folder / f".{held.name}.lock"):
-                if not held.is_dir():  # else another worker has pulled it meanwhile
-                    self._pull(artifact, aside)
-                    aside.rename(held)  # whole or not at all
-        os.utime(held)
+        with self._alone(held):
+            if not held.is_dir():
+                aside = self._folder / f".{held.name}"
+                self._pull(artifact, aside)
+                aside.rename(held)  # whole or not at all
+            elif self._is_checkpoint(artifact):
+                self._pull(artifact, held)
+            os.utime(held)
         return held
+
+    def _alone(self, held: Path) -> AbstractContextManager[None]:
+        """Two workers must not mend one folder at once, nor one evict what the other is about to use."""
+        return alone(self._folder / f".{held.name.removeprefix('.')}.lock")
 
     def _is_checkpoint(self, artifact: str) -> bool:
         return self._client.artifacts.get(artifact).manifest.kind is ArtifactKind.CHECKPOINT
@@ -67,13 +73,21 @@ class ArtifactCache:
 
     def _evict(self) -> None:
         """Forget what was used longest ago, until the rest fits."""
-        now = time.time()
-        held = sorted((each for each in self._folder.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
-        total = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in held}
-        used = sum(total.values())
-        for each in held:
-            if used <= self._limit_bytes or now - each.stat().st_mtime < KEPT_SECONDS:
+        there = sorted(self._there())
+        used = sum(size for _, size, _ in there)
+        for last, size, folder in there:
+            if used <= self._limit_bytes or time.time() - last < KEPT_SECONDS:
                 break
-            _log.info("evicting %s (%d bytes) from the artifact cache", each.name, total[each])
-            shutil.rmtree(each, ignore_errors=True)
-            used -= total[each]
+            with self._alone(folder), suppress(FileNotFoundError):
+                if folder.stat().st_mtime == last:
+                    _log.info("evicting %s (%d bytes) from the artifact cache", folder.name, size)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    used -= size
+
+    def _there(self) -> Iterator[tuple[float, int, Path]]:
+        """When each folder was used last, its bytes, and its path; without those that others move or drop meanwhile."""
+        for folder in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                if folder.is_dir():
+                    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                    yield folder.stat().st_mtime, size, folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,6 +15,7 @@ import pytest
 from preceptor.client import Client
 from preceptor.errors import Corrupt
 from preceptor.wire.artifacts import ArtifactKind
+from preceptor_services.locks import alone
 from preceptor_services.worker.cache import KEPT_SECONDS, ArtifactCache
 
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
@@ -83,6 +85,33 @@ def test_of_several_that_want_it_one_pulls_it(tmp_path: Path) -> None:
         folders = set(threads.map(lambda cache: cache.folder_of(FIRST), caches))
     assert artifacts.pulled == [FIRST]
     assert list((tmp_path / "artifacts").iterdir()) == list(folders), "no lock is left"
+
+
+def test_what_others_move_or_use_meanwhile_is_left_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = Artifacts()
+    cache = cache_on(tmp_path, artifacts, 0)
+    moved, used = cache.folder_of(FIRST), cache.folder_of(SECOND)
+    long_ago = time.time() - 2 * KEPT_SECONDS
+    for folder in (moved, used):
+        os.utime(folder, (long_ago, long_ago))
+
+    looked_at = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        there = looked_at(path)
+        if path == moved and there:
+            moved.rename(tmp_path / "elsewhere")  # by another worker, after it was found and before it is measured
+        return there
+
+    def used_by_another(path: Path) -> AbstractContextManager[None]:
+        if path.name == f".{used.name}.lock":
+            os.utime(used)
+        return alone(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    monkeypatch.setattr("preceptor_services.worker.cache.alone", used_by_another)
+    assert cache.folder_of(THIRD).is_dir()
+    assert used.is_dir() and (tmp_path / "elsewhere" / "weights").is_file()
 
 
 def test_the_longest_unused_goes_first_and_nothing_recent_goes(tmp_path: Path) -> None:
