@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeVarTuple
+
+from sqlalchemy import Select
 
 from preceptor.errors import Invalid
+from preceptor_services.db import models
+
+Dated = models.Artifact | models.Debate | models.Run
+Columns = TypeVarTuple("Columns")
 
 
 def _bad() -> Invalid:
@@ -30,8 +38,24 @@ def decode(cursor: str, parts: int) -> list[str]:
     return found
 
 
-def moment(cursor: str) -> tuple[datetime, str]:
-    """When and which: the cursor of lists that are ordered by time. Raises Invalid."""
+def newest(query: Select[*Columns], table: type[Dated], limit: int, cursor: str | None) -> Select[*Columns]:
+    """The query for a page of a list that is ordered by time, newest first, and for one row more, which says whether
+    another page follows. Raises Invalid."""
+    if cursor is not None:
+        at, last = _moment(cursor)
+        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
+    return query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+
+
+def following(found: Sequence[Dated], limit: int) -> str | None:
+    """The cursor of the page after the one that `newest` found. None: it is the last."""
+    if len(found) <= limit:
+        return None
+    return encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id)
+
+
+def _moment(cursor: str) -> tuple[datetime, str]:
+    """When and which. Raises Invalid."""
     when, which = decode(cursor, 2)
     try:
         at = datetime.fromisoformat(when)

@@ -145,15 +145,11 @@ def forget(database: Database, blobs: Blobs, artifact_ids: Sequence[str]) -> Non
 def page(session: Session, kind: wire.ArtifactKind | None, limit: int, cursor: str | None) -> Page[wire.Artifact]:
     """Artifacts, newest first."""
     table = models.Artifact
-    query = select(table).order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    query = cursors.newest(select(table), table, limit, cursor)
     if kind is not None:
         query = query.where(table.kind == kind.value)
-    if cursor is not None:
-        at, last = cursors.moment(cursor)
-        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
     found = list(session.scalars(query))
-    more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
-    return Page(items=tuple(shown(each) for each in found[:limit]), next_cursor=more)
+    return Page(items=tuple(map(shown, found[:limit])), next_cursor=cursors.following(found, limit))
 
 
 def blob_size(session: Session, sha256: str) -> tuple[int, ...]:

@@ -66,21 +66,16 @@ def page(
     elif step is not None:
         raise Invalid("step: only the debates of a run have one.", field="step", remedy="Name the run as well.")
     table, place = models.Debate, models.RunDebate
-    query = select(table, place).outerjoin(place, place.debate_id == table.id).limit(limit + 1)
+    joined = select(table, place).outerjoin(place, place.debate_id == table.id)
+    query = cursors.newest(joined, table, limit, cursor)
     query = query.where(place.run_id.is_(None) if run is None else place.run_id == run)
-    query = query.order_by(table.created_at.desc(), table.id.desc())
     if step is not None:
         query = query.where(place.step == step)
     if state is not None:
         query = query.where(table.state == state.value)
-    if cursor is not None:
-        at, last = cursors.moment(cursor)
-        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
     found = [(each, row) for each, row in session.execute(query)]
-    last = found[limit - 1][0] if len(found) > limit else None
-    more = None if last is None else cursors.encode(last.created_at.isoformat(), last.id)
     items = tuple(shown(each, run=None if row is None else placed(row)) for each, row in found[:limit])
-    return Page(items=items, next_cursor=more)
+    return Page(items=items, next_cursor=cursors.following([each for each, _ in found], limit))
 
 
 def start(plane: Plane, unit: Unit, wish: wire.DebateCreate, key_id: str, idempotency_key: str | None) -> wire.Debate:

@@ -75,17 +75,14 @@ def page(
 ) -> Page[wire.Run]:
     """Runs, newest first."""
     table = models.Run
-    query = select(table).order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    query = cursors.newest(select(table), table, limit, cursor)
     for column, wanted in ((table.state, state), (table.recipe, recipe), (table.name, name)):
         if wanted is not None:
             query = query.where(column == wanted)
-    if cursor is not None:
-        at, last = cursors.moment(cursor)
-        query = query.where((table.created_at < at) | ((table.created_at == at) & (table.id < last)))
     found = list(session.scalars(query))
-    more = cursors.encode(found[limit - 1].created_at.isoformat(), found[limit - 1].id) if len(found) > limit else None
     roles = roles_of(session, [each.id for each in found])
-    return Page(items=tuple(shown(each, roles.get(each.id, Roles())) for each in found[:limit]), next_cursor=more)
+    items = tuple(shown(each, roles.get(each.id, Roles())) for each in found[:limit])
+    return Page(items=items, next_cursor=cursors.following(found, limit))
 
 
 def start(
