@@ -99,7 +99,8 @@ def write_model(folder: Path, *, vocab: tuple[str, ...] = ("a", "b", "c", "<end>
 
 
 def card_for(folder: Path, name: str = "spelling", **changes: Any) -> Card:
-    """The card of a teacher that serves this model."""
+    """The card of a teacher that serves this model; one that writes has room for as much as recipes ask for."""
+    reads = 8192 if changes.get("generates") else 512
     fields: dict[str, Any] = {
         "teacher": name,
         "model": folder.name,
@@ -109,7 +110,7 @@ def card_for(folder: Path, name: str = "spelling", **changes: Any) -> Card:
         "dtype": "float32",
         "tokenizer": tokenizer_card(folder),
         "tokenizer_file": "sha256:" + "1" * 64,
-        "limits": Limits(max_tokens=512, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28),
+        "limits": Limits(max_tokens=reads, max_batch_tokens=65536, max_k=64, max_body_bytes=2**28),
         "supports": tuple(Support),
         "head": HeadCard(hash="sha256:" + "0" * 64, hidden_size=2),
     }

@@ -29,6 +29,10 @@ def taught(folder: Path) -> Iterator[Teaching]:
         yield taught
 
 
+def test_the_card_says_how_much_it_writes(taught: Teaching) -> None:
+    assert taught.client.card().limits.max_new_tokens == taught.client.card().limits.longest_reply == 64
+
+
 def chat(taught: Teaching, **changes: Any) -> dict[str, Any]:
     answer = taught.http.post("/v1/chat/completions", json={**CHAT, **changes})
     assert answer.status_code == 200, answer.text

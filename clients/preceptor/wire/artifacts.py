@@ -122,6 +122,8 @@ class ModelFacts(Wire):
     its length in tokens from below."""
     chat_template: bool
     """Whether the folder brings a chat template."""
+    max_tokens: Count | None = None
+    """Tokens that it reads at most, by its config; None: that does not say."""
     unalignable: str | None = None
     """Why a teacher with another tokenizer cannot be aligned with this one by bytes; None: it can."""
 

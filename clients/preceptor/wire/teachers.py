@@ -64,6 +64,13 @@ class Limits(Wire):
     """Most ids per position for the supports `ids` and `topk`."""
     max_body_bytes: int = Field(ge=1)
     """Largest request body."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest text that it writes, in tokens; None: as long as `max_tokens` leaves, or nobody says."""
+
+    @property
+    def longest_reply(self) -> int:
+        """Tokens of the longest text that it can write after any prompt, which has one token at least."""
+        return min(self.max_tokens - 1, self.max_new_tokens or self.max_tokens)
 
 
 class HeadCard(Wire):

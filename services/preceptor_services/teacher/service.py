@@ -114,6 +114,7 @@ class Service:
                 max_batch_tokens=max(settings.teacher_max_batch_tokens, about.max_tokens),
                 max_k=min(settings.teacher_max_k, about.tokenizer.vocab_size if about.max_k is None else about.max_k),
                 max_body_bytes=settings.teacher_max_body_bytes,
+                max_new_tokens=None if self.backend.text is None else settings.teacher_max_new_tokens,
             ),
             supports=about.supports,
             head=about.head and about.head.model_copy(update={"frozen": settings.teacher_frozen_head}),

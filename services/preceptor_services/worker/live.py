@@ -44,6 +44,7 @@ class LiveStudent:
         backend = HfBackend(folder)
         backend.about = replace(backend.about, model=name)  # the folder's name differs from worker to worker
         told = {"teacher_key": key, "teacher_name": name, "teacher_takes_weights": True}
+        told["teacher_max_new_tokens"] = backend.about.max_tokens  # how long a reply may be, the peer's recipe says
         settings = TeacherSettings.model_validate(told)  # and nothing of the environment, which is for other teachers
         self._app = create_teacher_app(backend, settings, loads=False)
         self._service: Service = self._app.state.service

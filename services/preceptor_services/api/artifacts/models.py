@@ -38,6 +38,7 @@ def open_model(files: Mapping[str, Path]) -> ModelFacts:
         vocab_size=card.vocab_size,
         longest_token=_longest_token(_object(files, "tokenizer.json")),
         chat_template=card.chat_template is not None,
+        max_tokens=_positions(config),
         unalignable=card.unalignable,
     )
 
@@ -45,6 +46,13 @@ def open_model(files: Mapping[str, Path]) -> ModelFacts:
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
     """A JSON object that `tokenizer_card` has read already, so that it is there and is one."""
     return json.loads(files[name].read_text(encoding="utf-8"))
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    """As the trainer reads it: of a model of several, its text model's."""
+    text = config.get("text_config")
+    stated = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return stated if type(stated) is int and stated > 0 else None
 
 
 def _parameters(files: Mapping[str, Path]) -> int:

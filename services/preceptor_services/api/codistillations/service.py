@@ -230,6 +230,7 @@ def _register(session: Session, name: str, side: Side, student: str, at: datetim
 
 def _card(name: str, facts: ModelFacts) -> Card:
     """What a student will say of itself, as far as its files tell; the worker that trains it says the rest."""
+    reads = facts.max_tokens or MOST
     return Card(
         teacher=name,
         model=name,
@@ -245,7 +246,7 @@ def _card(name: str, facts: ModelFacts) -> Card:
             unalignable=facts.unalignable,
         ),
         tokenizer_file="sha256:" + "0" * 64,
-        limits=Limits(max_tokens=MOST, max_batch_tokens=MOST, max_k=facts.vocab_size, max_body_bytes=MOST),
+        limits=Limits(max_tokens=reads, max_batch_tokens=MOST, max_k=facts.vocab_size, max_body_bytes=MOST),
         supports=tuple(Support),
         head=HeadCard(hash="sha256:" + "0" * 64, hidden_size=1),
         generates=True,

@@ -20,6 +20,7 @@ from preceptor.wire.debates import (
 )
 from preceptor.wire.teachers import Card
 from preceptor_services.api.runs.teacher_checks import registered
+from preceptor_services.api.runs.writer_checks import too_long
 from preceptor_services.api.skills.service import check_text
 from preceptor_services.db import models
 
@@ -50,6 +51,8 @@ def debaters(session: Session, wish: DebateCreate) -> dict[str, Card]:
                 field=field,
                 remedy="Name a teacher that writes: any chat endpoint (`teachers add --kind openai`), or one of ours.",
             )
+        if wish.max_tokens > card.limits.longest_reply:
+            raise too_long(field, f"teacher {name}", card, wish.max_tokens, "max_tokens")
         for place in _places(teacher, card):
             if place in places:
                 raise _same(

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from preceptor.wire.artifacts import ModelFacts
 from preceptor.wire.teachers import Card, Support, TeacherState, Values
+from preceptor_services.api.runs.writer_checks import writes
 from preceptor_services.api.teachers import service as teachers
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.support import NoSupport, choose_support
@@ -53,7 +54,7 @@ def nearest(session: Session, name: str, card: Card, role: str, recipe: Recipe, 
 
 
 def _suits(card: Card | None, role: str, recipe: Recipe, student: ModelFacts) -> bool:
-    if card is None or (role in recipe.writers and not card.generates):
+    if card is None or (role in recipe.writers and not writes(card, recipe, role)):
         return False
     if role not in recipe.scorers:
         return True

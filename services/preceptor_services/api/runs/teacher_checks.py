@@ -13,6 +13,7 @@ from preceptor.wire.artifacts import ModelFacts
 from preceptor.wire.runs import Alignment, RunCreate
 from preceptor.wire.teachers import OWN_BASE, Card, Support, TeacherState, Values
 from preceptor_services.api.runs.nearest import askers, nearest
+from preceptor_services.api.runs.writer_checks import check_writes
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.states import teacher_state
 from preceptor_services.db import models
@@ -65,8 +66,8 @@ def check_suit(
     for each in named:
         first = own.get(each.role, each)
         try:
-            if each.role in recipe.writers and not each.card.generates:
-                raise _cannot_write(each.field, each.name)
+            if each.role in recipe.writers:
+                _can_write(each, recipe)
             if each.role not in recipe.scorers:
                 continue
             _suits(each, recipe, student, longest, alignment)
@@ -112,6 +113,15 @@ def _cannot_write(field: str, name: str) -> _Unfit:
         field=field,
         remedy="Name a teacher that writes: any chat endpoint (`teachers add --kind openai`), or one of ours.",
     )
+
+
+def _can_write(each: Named, recipe: Recipe) -> None:
+    if not each.card.generates:
+        raise _cannot_write(each.field, each.name)
+    try:
+        check_writes(each.field, each.name, each.card, recipe, each.role)
+    except Invalid as error:
+        raise _Unfit(error.problem.detail, field=each.field, remedy=error.problem.remedy) from error
 
 
 def _can_say(each: Named, first: Named, recipe: Recipe, student: ModelFacts) -> None:

@@ -10,6 +10,8 @@ SLACK = 1e-3
 """How far the same log-probability may differ between two machines in single precision."""
 NARROW_SLACK = 0.25
 """The same in bfloat16 and float16, which round at the third digit, or where nobody says."""
+_PROMISED = tuple(name for name in Limits.model_fields if name != "max_new_tokens")
+"""What every card states; of how much is written at once some say nothing, and a promise is what was said."""
 
 
 def other_tokenizer(known: Card, found: Card) -> str | None:
@@ -48,7 +50,7 @@ def other_teacher(known: Card, found: Card, *, at_once: bool = False) -> str | N
             return f"its {what} is {_short(its)}, the teacher's {_short(mine)}"
     if lacking := [each.value for each in known.supports if each not in found.supports]:
         return f"it lacks the support {', '.join(lacking)}, which the teacher offers"
-    for name in Limits.model_fields:
+    for name in _PROMISED if known.limits.max_new_tokens is None else (*_PROMISED, "longest_reply"):
         if (least := getattr(known.limits, name)) > (its := getattr(found.limits, name)):
             return f"its {name} is {its}, and runs were promised {least}"
     return None
