@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Invalid, NotAuthorised, Overloaded, TooLarge
 from preceptor.frames import encode_request
+from preceptor_services.teacher.serve import listen
 from tests.bridge import Exchange
 from tests.contract.teaching import KEY, URL, Slow, Teaching, asked, table, teaching
 
@@ -46,6 +47,22 @@ def test_health_needs_no_key(taught: Teaching) -> None:
 def test_the_sdk_says_whose_key_is_wrong(taught: Teaching) -> None:
     with TeacherClient(URL, "wrong", transport=taught.bridge) as client, pytest.raises(NotAuthorised):
         client.card()
+
+
+def test_a_teacher_that_broke_down_says_so_and_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("whose turn?")
+
+    with teaching(table()) as taught, ThreadPoolExecutor() as threads:
+        listening = threads.submit(listen, taught.app, "127.0.0.1", 0)
+        monkeypatch.setattr(taught.app.state.service.scheduler._turns, "take", broken)
+        with pytest.raises(Overloaded, match="broke down: KeyError"):
+            taught.client.score(asked())
+        for path in ("/healthz", "/readyz"):
+            answer = taught.http.get(path)
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/broken-down")
+        ended = listening.exception(30)
+        assert isinstance(ended, SystemExit) and ended.code == 1, "or nothing would start it anew"
 
 
 def test_health_answers_while_a_score_runs() -> None:

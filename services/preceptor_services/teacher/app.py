@@ -51,12 +51,14 @@ def create_teacher_app(backend: Backend, settings: TeacherSettings, *, loads: bo
 
     @app.get("/healthz", response_class=PlainTextResponse, tags=["health"])
     async def healthz() -> str:
-        """The process answers."""
+        """The process answers; 503 where it will never compute anything again."""
+        service.scheduler.check()
         return "ok"
 
     @app.get("/readyz", response_class=PlainTextResponse, tags=["health"])
     async def readyz() -> str:
         """The model is loaded and requests are taken; 503 while the teacher is draining."""
+        service.scheduler.check()
         if service.scheduler.draining:
             raise Overloaded("The teacher is draining.", remedy="Ask another.")
         return "ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -9,7 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from preceptor.errors import Overloaded
+
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+
+
+class BrokenDown(Overloaded):
+    """Whoever was to do the work has ended by an error. 503: another teacher, or this one started anew, may do it."""
+
+    slug, title = "broken-down", "The teacher broke down"
 
 
 class Abandoned(Exception):
@@ -116,8 +126,11 @@ class Entry:
 
     def fail(self, error: BaseException) -> None:
         """Say why nothing came of it."""
-        if isinstance(self.work, Steps) and self.open is not None:
-            self.open.close()
-        self.open = None
+        opened, self.open = self.open, None
+        try:
+            if isinstance(self.work, Steps) and opened is not None:
+                opened.close()
+        except Exception:  # of its tidying up, which is nobody's answer
+            _log.exception("What was begun could not be left")
         if self.claim():
             self.future.set_exception(error)

@@ -8,20 +8,26 @@ one and never for its end. An engine that batches by itself gets several request
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from preceptor.errors import Overloaded
-from preceptor_services.teacher.jobs import Abandoned, Done, Entry, Job, Passes, Steps, Whole, Work
+from preceptor.wire.common import Problem
+from preceptor_services.teacher.jobs import Abandoned, BrokenDown, Done, Entry, Job, Passes, Steps, Whole, Work
+from preceptor_services.teacher.lanes import Lanes
 from preceptor_services.teacher.turns import Turns
 
 Result = TypeVar("Result")
 Advance = Callable[[Sequence[Any]], Sequence[int]]
 """One pass for parts, the first one's turn: the tokens computed for each. Changes nothing where it raises."""
+ANEW = "Ask another, or start it anew; its log says more."
+_log = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -38,14 +44,18 @@ class Scheduler:
     ) -> None:
         """lanes: jobs worked on at once. advance: for work in `Passes`, which needs one lane. pass_tokens: what a pass
         holds. `watch` is told how many jobs wait or run, whenever that changes."""
-        self._max_queue, self._lanes, self._advance, self._watch = max_queue, lanes, advance, watch
+        self._max_queue, self._advance, self._watch = max_queue, advance, watch
+        self._lanes = Lanes(lanes, self._take_steps, self._break_down)
         self._changed = threading.Condition()
         self._turns = Turns(pass_tokens)
         self._swaps: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._swapping = False
         self._typical = 0.1  # seconds of a job, a moving average: what Retry-After is made of
         self._closed = False
-        self._threads: list[threading.Thread] = []
+        self.broken: Problem | None = None
+        """Why nothing is worked on any more: a lane has ended by an error that was no request's own."""
+        self.when_broken: Callable[[], object] = lambda: None
+        """Called in the lane that ends so."""
 
     @property
     def depth(self) -> int:
@@ -57,8 +67,13 @@ class Scheduler:
         """Whether no more jobs are taken."""
         return self._closed
 
+    def check(self) -> None:
+        """Raises BrokenDown once nothing is worked on any more."""
+        if self.broken is not None:
+            raise BrokenDown(self.broken)
+
     def submit(self, job: Job, work: Callable[[], Result] | Work[Result]) -> Future[Done[Result]]:
-        """Have the work done when its turn comes. Raises Overloaded at once: 429 queue full, 503 draining."""
+        """Have the work done when its turn comes. Raises Overloaded at once: 429 queue full, 503 draining or broken."""
         entry = Entry(job, work if isinstance(work, (Whole, Steps, Passes)) else Whole(work))
         # First: a lane may be done with it before this thread goes on. Called where it is cancelled in the queue, too.
         entry.future.add_done_callback(lambda _: self._leave(entry))
@@ -101,10 +116,10 @@ class Scheduler:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._lanes.join()
 
     def _check_open(self) -> None:
+        self.check()
         if self._closed:
             raise Overloaded("The teacher is draining: it takes no more requests.", remedy="Ask another.")
 
@@ -115,17 +130,13 @@ class Scheduler:
             error = Overloaded(
                 f"{depth} requests wait already, as many as this teacher takes.",
                 remedy="Try again after Retry-After seconds.",
-                retry_after=max(1.0, depth * self._typical / 2 / self._lanes),
+                retry_after=max(1.0, depth * self._typical / 2 / self._lanes.count),
             )
             error.problem = error.problem.model_copy(update={"status": 429})
             raise error
 
     def _wake(self) -> None:
-        if not self._threads:
-            names = [f"teacher-{lane}" for lane in range(self._lanes)]
-            self._threads = [threading.Thread(target=self._work_off, name=name, daemon=True) for name in names]
-            for thread in self._threads:
-                thread.start()
+        self._lanes.start()
         self._changed.notify_all()
 
     def _leave(self, entry: Entry) -> None:
@@ -134,8 +145,9 @@ class Scheduler:
             self._watch(len(self._turns))
             self._changed.notify_all()
 
-    def _work_off(self) -> None:
-        """A lane: one step after the other, until there is nothing left and nothing more to come."""
+    def _take_steps(self) -> None:
+        """A lane: one step after the other, until there is nothing left and nothing more to come. What a request's own
+        work raises is that request's; anything else is raised."""
         while True:
             with self._changed:
                 while (step := self._next()) is None:
@@ -143,6 +155,24 @@ class Scheduler:
                         return
                     self._changed.wait()
             step()
+
+    def _break_down(self, error: BaseException) -> None:
+        """Who waits is told, who comes is refused, and every other lane ends: whose turn it is, nobody knows now."""
+        with self._changed:
+            if self.broken is not None:
+                return  # a lane whose request was failed under it by the one that ended first
+            _log.critical("a lane has ended, and with it the teacher", exc_info=error)
+            told = BrokenDown(f"The teacher broke down: {type(error).__name__}: {error}", remedy=ANEW)
+            self.broken, self._closed = told.problem, True
+            for entry in self._turns.all():
+                with suppress(InvalidStateError):  # another lane has just finished it
+                    entry.fail(told)
+            for future, _ in self._swaps:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(told)
+            self._swaps.clear()
+            self._changed.notify_all()
+        self.when_broken()
 
     def _next(self) -> Callable[[], None] | None:
         """What a lane does now; None: nothing."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from preceptor.errors import Invalid
 from preceptor_services.teacher.app import create_teacher_app
@@ -72,4 +74,22 @@ def serve(
 
 def _listen(backend: Backend, settings: TeacherSettings, host: str, port: int) -> None:
     log.info("teacher %s serves %s on http://%s:%d", settings.teacher_name, backend.about.model, host, port)
-    uvicorn.run(create_teacher_app(backend, settings), host=host, port=port, log_level="warning", server_header=False)
+    listen(create_teacher_app(backend, settings), host, port)
+
+
+def listen(app: FastAPI, host: str, port: int) -> None:
+    """Answer until the process is told to stop. Raises SystemExit where the teacher breaks down, so that whatever
+    supervises the process starts it anew."""
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False))
+    scheduler = app.state.service.scheduler
+
+    def stop() -> None:
+        server.should_exit = True
+
+    scheduler.when_broken = stop
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)  # it said why
+    if scheduler.broken is not None:
+        raise SystemExit(1)

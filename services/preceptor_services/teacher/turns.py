@@ -28,6 +28,10 @@ class Turns:
         """Whether something of any job has been computed, and not all of it."""
         return any(entry.begun for entry in self._entries)
 
+    def all(self) -> list[Entry]:
+        """Jobs that want turns, by arrival."""
+        return list(self._entries)
+
     def enter(self, entry: Entry) -> None:
         """A job that wants turns."""
         self._entries.append(entry)

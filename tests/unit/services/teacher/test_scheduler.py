@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Generator
 
 import pytest
 
 from preceptor.errors import Overloaded
-from preceptor_services.teacher.jobs import Entry, Job
+from preceptor_services.teacher.jobs import Abandoned, BrokenDown, Entry, Job, Steps
 from preceptor_services.teacher.scheduler import Scheduler
 
 
@@ -125,3 +126,61 @@ def test_exclusive_work_waits_for_what_has_begun_and_goes_before_what_has_not() 
     asyncio.run(main())
     scheduler.close()
     assert seen == ["first", "swap", "later"]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_lane_that_ends_by_an_unknown_error_leaves_nobody_waiting(
+    lanes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, ended = Scheduler(8, lanes=lanes), threading.Event()
+    all_at_work, go_on = threading.Barrier(lanes + 1), [threading.Event() for _ in range(lanes)]
+    scheduler.when_broken = ended.set
+
+    def work(until: threading.Event) -> None:
+        all_at_work.wait(10)
+        until.wait(10)
+
+    begun = [scheduler.submit(Job(), lambda each=each: work(each)) for each in go_on]
+    waiting = scheduler.submit(Job(), lambda: "never")
+    all_at_work.wait(10)
+
+    def no_turn(*_: object) -> None:
+        raise KeyError("whose turn?")
+
+    async def main() -> None:
+        swap = asyncio.create_task(scheduler.exclusive(lambda: "never"))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(scheduler._turns, "charge", no_turn)
+        go_on[0].set()
+        with pytest.raises(BrokenDown, match="KeyError"):
+            await swap
+
+    asyncio.run(main())
+    assert ended.wait(10), "whoever serves it has to know"
+    for future in (*begun, waiting):
+        with pytest.raises(BrokenDown, match="whose turn") as caught:
+            future.result(10)
+        assert caught.value.problem.status == 503, "another teacher may do it"
+    for each in go_on:
+        each.set()
+    scheduler.close()
+    with pytest.raises(BrokenDown):
+        scheduler.submit(Job(), lambda: None)
+    assert [each.message for each in caplog.records] == ["a lane has ended, and with it the teacher"]
+
+
+def test_what_cannot_be_tidied_up_ends_no_lane(caplog: pytest.LogCaptureFixture) -> None:
+    scheduler, job = Scheduler(8), Job()
+
+    def steps() -> Generator[None, None, str]:
+        try:
+            yield job.gone.set()
+        finally:
+            raise RuntimeError("its memory is gone")
+        return "never"
+
+    with pytest.raises(Abandoned):
+        scheduler.submit(job, Steps(steps)).result(10)
+    assert scheduler.submit(Job(), lambda: "the next").result(10).result == "the next"
+    scheduler.close()
+    assert "could not be left" in caplog.text and "its memory is gone" in caplog.text
