@@ -77,6 +77,9 @@ class _Slow:
     def begin(self, step: int) -> Collection[str]:
         return ()
 
+    def begin_again(self) -> Collection[str]:
+        return ()
+
     def score(self, role: str, request: ScoreRequest, **options: Any) -> Scores:
         time.sleep(DELAY_SECONDS)
         hashes = tuple(f"sha256:{index:064x}" for index in range(len(request.contexts)))

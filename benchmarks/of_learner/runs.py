@@ -10,8 +10,8 @@ from typing import Any
 from of_teacher.answers import HASH
 
 from preceptor.wire.runs import Run, StepReport
-from preceptor_trainer.loop import Signal
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.reporting import Signal
 
 
 def a_run(name: str, recipe: Recipe, **training: Any) -> Run:

@@ -23,9 +23,10 @@ from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import Evaluation, Sample, StepReport
 from preceptor_services.teacher.scripts import reply
 from preceptor_trainer import tasks
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Verifier
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.tasks import ProceduralTask, Split
 from preceptor_trainer.views import Task
 

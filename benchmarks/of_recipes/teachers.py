@@ -33,6 +33,9 @@ class InProcess:
     def begin(self, step: int) -> Collection[str]:
         return ()
 
+    def begin_again(self) -> Collection[str]:
+        return ()
+
     def card(self, role: str) -> Card:
         return self._served[role].card(role)
 

@@ -29,7 +29,7 @@ from preceptor.errors import (
 )
 from preceptor.hedge import race
 from preceptor.replica import Dialled, Replica, may_pass
-from preceptor.replicas import Replicas, Unbelieved
+from preceptor.replicas import Replicas, Unbelieved, Waiting
 from preceptor.routing import Want
 
 FIRST_PAUSE = 0.1
@@ -45,6 +45,7 @@ class _Call:
     """What became of one call so far."""
 
     want: Want
+    waiting: Waiting
     end: float
     patience: float
     hasty: bool
@@ -73,12 +74,18 @@ def persist(
     Raises TeacherUnavailable, TeacherRefused, BadScores, Interrupted (told to stop while nobody answered, or closed),
     and Moved where the teacher has newer weights than are wanted.
     """
-    means = replicas.means
-    call = _Call(want or Want(), means.clock() + patience, patience, hasty)
+    with replicas.call() as waiting:
+        call = _Call(want or Want(), waiting, replicas.means.clock() + patience, patience, hasty)
+        return _persist(replicas, attempt, call)
+
+
+def _persist(replicas: Replicas, attempt: Attempt[Answer], call: _Call) -> Answer:
     while True:
         if replicas.closed:
             raise Interrupted(
-                f"Teacher '{replicas.name}' is no longer to be asked: the job has ended.", teacher=replicas.name
+                f"Teacher '{replicas.name}' is no longer to be asked: the job has ended, or another teacher fills its "
+                "role.",
+                teacher=replicas.name,
             )
         replica = replicas.enter(call.want, call.spent, call.avoid)
         if replica is None:
@@ -173,7 +180,7 @@ class _Sending(Generic[Answer]):
 def _consider(replicas: Replicas, replica: Replica, error: PreceptorError, call: _Call) -> None:
     """Take note of a failure. Raises what ends the call."""
     name = replicas.name
-    call.failure, call.failed_at = error, replica
+    call.failure, call.failed_at, call.waiting.failed = error, replica, True
     if may_pass(error):
         call.avoid.add(replica)
     elif isinstance(error, ServerFault):
@@ -218,7 +225,7 @@ def _pause(replicas: Replicas, call: _Call) -> None:
             teacher=replicas.name,
         ) from call.failure
     replicas.tally.count(waited_seconds=pause)
-    means.sleep(pause)
+    replicas.pause(pause)
     call.avoid.clear()
 
 

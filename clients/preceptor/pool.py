@@ -67,7 +67,7 @@ class TeacherPool:
         deadline: float = DEADLINE,
         wait: float = WAIT,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """`teachers` and `fallbacks` by role, `vacant` those without; `cache_dir` is where heads are kept; `transport`
@@ -190,6 +190,16 @@ class TeacherPool:
     def begin(self, step: int) -> Collection[str]:
         """What is asked from now on is asked for this step. Returns the roles that nobody fills in it."""
         return self._roles.begin(step)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether somebody waits in vain, as far as one can tell, for a teacher that another is to replace."""
+        return self._roles.hang
+
+    def begin_again(self) -> Collection[str]:
+        """What has been asked is not wanted: whoever was to take a role over later does so now, and who leaves is
+        waited for no more. Returns the roles that change."""
+        return self._roles.begin_again()
 
     def take_ledger(self) -> dict[str, TeacherLedger]:
         """What passed between us and each teacher since the last call, by role."""

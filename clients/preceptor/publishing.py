@@ -138,7 +138,7 @@ class Publisher:
             if means.stopping():
                 raise Interrupted(f"Sending weights to teacher '{name}' was broken off.", teacher=name) from failure
             self._replicas.tally.count(retries=1, waited_seconds=pause)
-            means.sleep(pause)
+            self._replicas.pause(pause)
 
     def _round(self, ask: Callable[[Replica], int]) -> tuple[list[int], PreceptorError | None]:
         """One attempt at every endpoint that is not known to be away, at the same time."""

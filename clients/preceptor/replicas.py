@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +21,9 @@ from preceptor.tally import Tally
 from preceptor.wire.runs import ReplicaAddress, TeacherEndpoint
 from preceptor.wire.teachers import Card
 
+LONG = 30.0
+"""Seconds after which a call without an answer or a failure counts as one that hangs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
@@ -29,7 +33,8 @@ class Means:
     deadline: float
     """Seconds that one attempt may take."""
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] | None = None
+    """None: a pause ends early where the teacher is closed meanwhile."""
     stopping: Callable[[], bool] = lambda: False
 
 
@@ -54,6 +59,15 @@ class Moved(Exception):
     """The teacher has other weights than those that the request was begun with."""
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A call that has no answer yet."""
+
+    began: float
+    failed: bool = False
+    """Somebody was asked, and has failed it."""
+
+
 class Replicas:
     """Safe to share between threads."""
 
@@ -68,7 +82,8 @@ class Replicas:
         """As some endpoint last said it; None: none was asked yet."""
         self.newest: int | None = None
         """The newest weights version that was seen."""
-        self.closed = False
+        self._closed = threading.Event()
+        self._waiting: set[Waiting] = set()
         self.down = False
         """The last call was given up because nobody answered."""
         self._open = open_
@@ -153,9 +168,40 @@ class Replicas:
         with self._lock:
             self.newest = version if self.newest is None else max(self.newest, version)
 
+    @contextmanager
+    def call(self) -> Iterator[Waiting]:
+        """Somebody waits for an answer while it is open."""
+        waiting = Waiting(self.means.clock())
+        with self._lock:
+            self._waiting.add(waiting)
+        try:
+            yield waiting
+        finally:
+            with self._lock:
+                self._waiting.discard(waiting)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether somebody waits in vain, as far as one can tell: for what has failed, or has taken very long."""
+        long_ago = self.means.clock() - LONG
+        with self._lock:
+            return any(each.failed or each.began < long_ago for each in self._waiting)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless it is closed meanwhile."""
+        if self.means.sleep is None:
+            self._closed.wait(seconds)
+        else:
+            self.means.sleep(seconds)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is to be asked any more."""
+        return self._closed.is_set()
+
     def close(self) -> None:
         """Close the connections, and with them whatever is still asked. Nothing is asked any more."""
-        self.closed = True
+        self._closed.set()
         for replica in self:
             replica.close()
 

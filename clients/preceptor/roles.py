@@ -1,6 +1,7 @@
 """Who fills each role of a run, and who will from which step on.
 
 A role is refilled between two steps: what is asked for one step goes to one teacher, whoever is told of a change when.
+Where a step waits in vain for whoever is to leave, all of it is asked anew.
 """
 
 from __future__ import annotations
@@ -91,6 +92,28 @@ class Roles:
                 while planned and planned[0][0] <= step:
                     self._hand_over(role, planned.pop(0)[1])
             return frozenset(role for role, each in self._now.items() if each is None)
+
+    @property
+    def hang(self) -> bool:
+        """Whether somebody waits in vain, as far as one can tell, for whoever is to leave a role."""
+        with self._lock:
+            leaving = [self._now[role] for role, planned in self._next.items() if planned]
+        return any(each is not None and each.replicas.hangs for each in leaving)
+
+    def begin_again(self) -> Collection[str]:
+        """Whatever was planned for a later step happens now, and what is still asked of whoever leaves is broken off.
+        Returns the roles that change."""
+        with self._lock:
+            changed = {role: planned for role, planned in self._next.items() if planned}
+            for role, planned in changed.items():
+                *passed, (_, coming) = planned
+                leaving = [self._now[role], *(each for _, each in passed)]
+                self._next[role] = []
+                self._hand_over(role, coming)
+                for each in leaving:
+                    if each is not None:
+                        each.replicas.close()
+            return changed.keys()
 
     def update(self, endpoints: Mapping[str, Sequence[ReplicaAddress]]) -> dict[str, Changes]:
         """From now on ask these endpoints, by role, of whoever fills it now."""

@@ -16,8 +16,9 @@ from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.sampler import PoolSampler
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.samplers import Remote
 from tests.contract.teaching import KEY, URL, Teaching
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run

@@ -15,8 +15,9 @@ from preceptor.wire.runs import TeacherEndpoint
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.reporting import Signal
 from tests.contract.teaching import KEY, URL, Teaching, teaching
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import Remembering, ToyData, toy_run, weights_of

@@ -15,8 +15,8 @@ from preceptor.errors import BadScores, Conflict, Invalid, NotFound, Overloaded,
 from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends.hf import HfBackend
-from preceptor_trainer.loop import Signal
 from preceptor_trainer.model import load_model
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.sampler import Job, LocalSampler
 from preceptor_trainer.samplers import Remote
 from tests.contract.replicas import KEY_ENV, house

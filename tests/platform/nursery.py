@@ -36,8 +36,9 @@ from preceptor_services.worker.settings import WorkerSettings
 from preceptor_trainer import checkpoint
 from preceptor_trainer.evaluate import Evaluator
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.loop import Loop, Signal
+from preceptor_trainer.loop import Loop
 from preceptor_trainer.opinions import Opinions
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.writer import Writer
 
 STAGES: dict[str, tuple[Any, str]] = {

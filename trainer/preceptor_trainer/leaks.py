@@ -104,6 +104,10 @@ class LeakCheck:
             return ()
         return prompts
 
+    def begin_again(self) -> None:
+        """What was looked at is looked at anew, with other teachers' words in it."""
+        self._dropped.clear()
+
     def metrics(self, step: int) -> dict[str, float]:
         """How many opinions of a step were dropped. Asked once, when all of it was heard."""
         return {"leaks": float(len(self._dropped.pop(step, ())))} if self._mode == "drop" else {}

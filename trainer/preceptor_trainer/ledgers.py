@@ -9,7 +9,7 @@ from preceptor.ledgers import added
 from preceptor.wire.runs import Ledger, TeacherLedger
 from preceptor_trainer.asking import Asked
 from preceptor_trainer.batch import Row
-from preceptor_trainer.pipeline import Taken, Times
+from preceptor_trainer.flow import Taken, Times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
 
 import torch
 
-from preceptor.ledgers import added
-from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Run, RunResult, Sample, StepReport
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.batch import Batch, build_batch
 from preceptor_trainer.data import Data
 from preceptor_trainer.evaluate import Evaluator
+from preceptor_trainer.flow import Part, Taken
 from preceptor_trainer.guards import Trip, survives
+from preceptor_trainer.hearing import Hearing
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.learner import Learner
@@ -37,9 +35,10 @@ from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.own_base import with_own_base
 from preceptor_trainer.paired import Pair, Paired
-from preceptor_trainer.pipeline import Part, Pipeline, Taken
+from preceptor_trainer.pipeline import Pipeline
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.reporting import Reporter, Signal
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.samplers import Remote, open_sampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
@@ -49,37 +48,6 @@ from preceptor_trainer.student import open_learning, open_student
 from preceptor_trainer.telling import describe, samples_of
 from preceptor_trainer.views import Task
 from preceptor_trainer.writer import Writer, stream
-
-
-class Signal(StrEnum):
-    """What the watcher wants of the loop."""
-
-    GO = "go"
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    STOP = "stop"
-    """The worker is shutting down: somebody else will go on."""
-
-
-class Reporter(Protocol):
-    """Who is told. Any method may raise to end the loop (a lost lease); nothing more is reported then. Of several ranks
-    each has one, and all of them answer alike (`together.Together`)."""
-
-    def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal: ...
-
-    def signal(self) -> Signal:
-        """What is wanted now, while there is no step to report. Asked several times a second: it must not wait."""
-        ...
-
-    def evaluation(self, evaluation: Evaluation) -> None: ...
-
-    def checkpoint(self, folder: Path, step: int) -> None: ...
-
-    def note(self, data: Mapping[str, object], step: int) -> None: ...
-
-    def debates(self, held: Sequence[HeldDebate]) -> None:
-        """What debaters said, of the step that is told next."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +117,7 @@ class Loop:
         opened = open_student(student, run.training, resume, ranks.device)
         self._model = opened.model
         learning = open_learning(opened.model, student, run.training, recipe.constraint, resume, ranks)
-        self._scorer = scorer = with_own_base(scorer, run, opened, student)
+        scorer = with_own_base(scorer, run, opened, student)
         self._paired = paired = Paired(pair, opened.model, run, recipe)
         self._learner = Learner(as_written(recipe, run), self._model, run.training, learning)
         self._sampling = open_sampler(opened.model, student, run, resume, sampler, ranks)
@@ -162,6 +130,7 @@ class Loop:
         self._opinions = Opinions(
             recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks, book
         )
+        self._hearing = Hearing(self._opinions, scorer)
         self._evaluator = Evaluator(
             self._model,
             LocalSampler(self._model),
@@ -191,7 +160,7 @@ class Loop:
         with self._pipeline() as pipeline:
             while state.step < training.steps and not state.stopped:
                 began, step = monotonic(), state.step + 1
-                taken = pipeline.take(step, lambda: self._reporter.signal() is Signal.GO, self._ranks.all)
+                taken = pipeline.take(step, lambda: self._goes_on(pipeline), self._ranks.all)
                 if taken is None:
                     return self._leave()
                 report, samples, trips = self._step(step, taken, began)
@@ -217,7 +186,7 @@ class Loop:
             training.max_lag,
             tasks=lambda step: self._ranks.share(self._tasks(step)),
             write=self._write,
-            stages={"verify": self._verify, "score": self._score},
+            stages={"verify": self._verify, "score": self._hearing},
         )
 
     def _write(self, tasks: Sequence[Task], step: int, check: Callable[[], None]) -> Iterator[Part]:
@@ -226,10 +195,6 @@ class Loop:
     def _verify(self, part: Part) -> Part:
         rows = [replace(row, verdict=self._verifier(row.task, row.text)) for row in part.rows]
         return replace(part, rows=rows)
-
-    def _score(self, part: Part) -> Part:
-        heard = self._opinions.hear(part.rows, part.step)
-        return replace(part, heard=heard, teachers=added([self._scorer.take_ledger(), heard.texts]))
 
     def _step(self, step: int, taken: Taken, began: float) -> tuple[StepReport, list[Sample], list[Trip]]:
         """Compose and learn; the self-teacher follows."""
@@ -265,13 +230,19 @@ class Loop:
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def _goes_on(self, pipeline: Pipeline) -> bool:
+        signal = self._reporter.signal()
+        if signal is Signal.AGAIN:
+            pipeline.redo(self._hearing.again)
+        return signal in (Signal.GO, Signal.AGAIN)
+
     def _leave(self) -> Ended:
         """Somebody wants the run to stop while it waits for a batch: after the last step that was done."""
         step = self._keeper.state.step
         signal = self._reporter.signal()
         self._reporter.checkpoint(self._keeper.checkpoint(), step)
         # A wish that was taken back meanwhile: the run is given back, and whoever takes it goes on.
-        return Ended(signal=Signal.STOP if signal is Signal.GO else signal, step=step)
+        return Ended(signal=Signal.STOP if signal in (Signal.GO, Signal.AGAIN) else signal, step=step)
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         training = self._run.training

@@ -9,7 +9,7 @@ Shape letters: T tokens of the whole batch, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -95,6 +95,12 @@ class Opinions:
         debates = minutes(sent, step, self._scorer)
         heard = Heard(rows=rows, wishes=wishes, answers=answers, texts=texts, unrouted=unrouted, debates=debates)
         return replace(heard, told=told_of(sent))
+
+    def begin_again(self, replaced: Collection[str]) -> None:
+        """What was heard of steps that are not learned from yet is heard anew; others fill these roles."""
+        self._questions.begin_again()
+        self._texts.begin_again(replaced)
+        self._leaks.begin_again()
 
     def gather(self, parts: Sequence[Heard]) -> Asked:
         """The parts of a batch as one; its rows are theirs, in their order."""

@@ -69,6 +69,9 @@ class WithOwnBase:
     def begin(self, step: int) -> Collection[str]:
         return self._others.begin(step)
 
+    def begin_again(self) -> Collection[str]:
+        return self._others.begin_again()
+
     def card(self, role: str) -> Card:
         return self._card if role in self._roles else self._others.card(role)
 

@@ -14,16 +14,12 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from preceptor.wire.runs import TeacherLedger
-from preceptor_trainer.asking import Heard
-from preceptor_trainer.batch import Row
+from preceptor_trainer.flow import Part, Taken, Times
 from preceptor_trainer.views import Task
 
 Result = TypeVar("Result")
@@ -37,50 +33,6 @@ deadline, and what it brings is thrown away."""
 
 class Stopped(Exception):
     """The pipeline is closing: whoever is at work in it stops."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Part:
-    """Some whole groups of a batch on their way through the stages."""
-
-    step: int
-    index: int
-    """Its place among the batch's parts."""
-    of: int
-    """How many those are."""
-    rows: Sequence[Row]
-    heard: Heard | None = None
-    """There once teachers were asked."""
-    teachers: Mapping[str, TeacherLedger] = field(default_factory=dict[str, TeacherLedger])
-    """What passed between us and them, by role."""
-
-
-@dataclass(slots=True)
-class Times:
-    """Seconds of one step, all its parts together."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
-    """Worked, by stage."""
-    idle: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
-    """Waited, by stage and what for."""
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Counts what is done inside as worked by this stage."""
-        began = monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += monotonic() - began
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """One step's batch, through all stages."""
-
-    parts: Sequence[Part]
-    """In their order."""
-    times: Times
 
 
 Check = Callable[[], None]
@@ -146,6 +98,12 @@ class Pipeline:
         if self._flight.max_lag:
             self._flight.publish(version)
 
+    def redo(self, change: Callable[[], None]) -> None:
+        """Have the last stage do anew what it has done, or is doing, of batches that were not taken yet. `change` is
+        called when nothing counts any more of what it does, a failure included, and nothing is done anew yet: it must
+        not wait."""
+        self._flight.redo(change)
+
     def begin_again(self, step: int) -> None:
         """Throw away what is under way, and work on from this step: it was written by weights that are gone."""
         self._flight.end()
@@ -172,6 +130,8 @@ class _Flight:
         self._changed = threading.Condition()
         self._version = steps.start - 1 if max_lag else -1
         self._inboxes: dict[str, deque[Part]] = {name: deque() for name in stages}
+        self._last: list[Part] = []
+        self._redone = 0
         self._written: set[int] = set()
         self._done: defaultdict[int, list[Part]] = defaultdict(list)
         self._times: defaultdict[int, Times] = defaultdict(Times)
@@ -208,7 +168,18 @@ class _Flight:
         """A batch that is ready."""
         with self._changed:
             parts, times = self._done.pop(step), self._times.pop(step)
+            self._last = [part for part in self._last if part.step > step]
         return Taken(parts=sorted(parts, key=lambda part: part.index), times=times)
+
+    def redo(self, change: Callable[[], None]) -> None:
+        """All that the last stage was given goes back to it."""
+        with self._changed:
+            self._redone += 1
+            self._inboxes[next(reversed(self._stages))].extendleft(reversed(self._last))
+            self._last.clear()
+            self._done.clear()
+            change()
+            self._changed.notify_all()
 
     def ready(self, step: int) -> bool:
         """Whether a batch is there, after a wait of no more than POLL_SECONDS."""
@@ -248,14 +219,29 @@ class _Flight:
                 with self._changed:
                     began = monotonic()
                     self._until(lambda: bool(inbox))
-                    part = inbox.popleft()
+                    part, given = inbox.popleft(), self._redone
                     self._times[part.step].idle[f"{name}/rollouts"] += monotonic() - began
-                self._hand_on(self._timed(part.step, name, lambda part=part: stage(part)), after)
+                    if after is None:
+                        self._last.append(part)
+                try:
+                    done = self._timed(part.step, name, lambda part=part: stage(part))
+                except Exception:
+                    if after is not None or self._wanted(given):
+                        raise
+                    continue
+                self._hand_on(done, after, given)
 
         return work
 
-    def _hand_on(self, part: Part, stage: str | None) -> None:
+    def _wanted(self, given: int) -> bool:
+        """Whether the last stage still does what it was given then, and has not to do it anew."""
         with self._changed:
+            return given == self._redone
+
+    def _hand_on(self, part: Part, stage: str | None, given: int | None = None) -> None:
+        with self._changed:
+            if stage is None and given not in (None, self._redone):
+                return
             (self._done[part.step] if stage is None else self._inboxes[stage]).append(part)
             self._changed.notify_all()
 

@@ -61,6 +61,10 @@ class Questions:
             self._step, self._readers = step, {}
         return self._scorer.begin(step)
 
+    def begin_again(self) -> None:
+        """Others may fill the roles of the same step."""
+        self._step = None
+
     def ask(self, wishes: Sequence[Wish], rows: Sequence[Row]) -> Answers:
         """What teachers say of these rows. A wish that nobody answered, of a context that does without, is absent.
         Raises the scorer's errors, NoSupport and MissingScore."""

@@ -8,14 +8,14 @@ context has no opinion on that rollout then, never one around an empty text. Equ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from time import monotonic
 from typing import TypeVar
 
-from preceptor.errors import TeacherUnavailable
+from preceptor.errors import Interrupted, TeacherUnavailable
 from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.debates import Missing
 from preceptor.wire.runs import OnFailure, TeacherLedger
@@ -85,6 +85,7 @@ class Texts:
         self._scorer = scorer
         self._seed = seed
         self._said: dict[int, dict[_Key, tuple[Reply | None, float]]] = {}
+        self._counted: set[tuple[int, _Key]] = set()
 
     def gather(self, cases: Sequence[Case], step: int) -> dict[str, TeacherLedger]:
         """Get every case its replies, or mark it silent; returns what is to be counted, by role.
@@ -93,6 +94,7 @@ class Texts:
         """
         counts = {"texts": Counter[str](), "unwritten": Counter[str](), "unreadable": Counter[str]()}
         self._said = {known: said for known, said in self._said.items() if known >= step}
+        self._counted = {each for each in self._counted if each[0] >= step}
         said = self._said.setdefault(step, {})
         wanting = [case for case in cases if case.asker.writers]
         for _ in range(ROUNDS):
@@ -103,7 +105,10 @@ class Texts:
             fresh = [key for key in dict.fromkeys(keys.values()) if key not in said]
             for key, reply in zip(fresh, side_by_side(lambda key: self._ask(*key), fresh), strict=True):
                 said[key] = reply
-                counts["unwritten" if reply[0] is None else "texts"][key[0]] += 1
+            for key in dict.fromkeys(keys.values()):
+                if (step, key) not in self._counted:
+                    self._counted.add((step, key))
+                    counts["unwritten" if said[key][0] is None else "texts"][key[0]] += 1
             for case, ask in asked:
                 reply, seconds = said[keys[id(case), ask.key]]
                 wrong = _missing(case, ask, reply)
@@ -113,6 +118,14 @@ class Texts:
                     _do_without(case, ask, wrong[0])
             wanting = list({id(case): case for case, _ in asked if not case.silent}.values())
         raise ValueError(f"contexts.{wanting[0].name}: still wants text after {ROUNDS} rounds")
+
+    def begin_again(self, replaced: Collection[str]) -> None:
+        """What comes of the texts of steps that are not learned from yet is counted anew; those of these roles are
+        asked for anew."""
+        self._counted.clear()
+        for said in self._said.values():
+            for key in [key for key in said if key[0] in replaced]:
+                del said[key]
 
     def _asks(self, case: Case) -> Sequence[Ask]:
         asks = case.asker.asks(case.seen())
@@ -153,13 +166,17 @@ class Texts:
 
 def side_by_side(ask: Callable[[Wanted], Said], wanted: Sequence[Wanted]) -> list[Said]:
     """What `ask` returns of each, in their order, at most SIDE_BY_SIDE at once; raises what the first of them raised.
-    What is still under way then is left to its own deadline, and what it brings is thrown away."""
+    What is still under way then is left to its own deadline, and what it brings is thrown away; where the first was
+    broken off it is waited for, since it would be asked for again beside itself."""
     if len(wanted) <= 1:
         return [ask(each) for each in wanted]
     threads = ThreadPoolExecutor(min(SIDE_BY_SIDE, len(wanted)), thread_name_prefix="asks")
     try:
         futures = [threads.submit(ask, each) for each in wanted]
         return [future.result() for future in futures]
+    except Interrupted:
+        threads.shutdown(cancel_futures=True)
+        raise
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Sample, StepReport
-from preceptor_trainer.loop import Reporter, Signal
 from preceptor_trainer.ranks import Ranks
+from preceptor_trainer.reporting import Reporter, Signal
 
 News = TypeVar("News")
 
@@ -24,11 +24,16 @@ class Together(Generic[News]):
         news: Callable[[], News | None] = lambda: None,
         hear: Callable[[News], object] = lambda news: None,
         stopping: Callable[[], bool] = lambda: False,
+        hangs: Callable[[], bool] = lambda: False,
+        again: Callable[[], object] = lambda: None,
     ) -> None:
         """`first`: the first rank's reporter, None on the others. What its `news` returns, whenever the loop asks for
-        a signal, all ranks `hear`; None is no news. `stopping`: whether this rank has been told to stop."""
+        a signal, all ranks `hear`; None is no news. `stopping`: whether this rank has been told to stop. `hangs`:
+        whether it waits in vain for a teacher that is to be replaced; where one does, all ask anew, and `again` is
+        called."""
         self._ranks, self._first = ranks, first
         self._news, self._hear, self._stopping = news, hear, stopping
+        self._hangs, self._again = hangs, again
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         return self._agreed(Signal.GO if self._first is None else self._first.step(report, samples))
@@ -37,7 +42,11 @@ class Together(Generic[News]):
         news = self._ranks.told(None if self._first is None else self._news())
         if news is not None:
             self._hear(news)
-        return self._agreed(Signal.GO if self._first is None else self._first.signal())
+        signal = self._agreed(Signal.GO if self._first is None else self._first.signal())
+        if signal is not Signal.GO or self._ranks.all(not self._hangs()):
+            return signal
+        self._again()
+        return Signal.AGAIN
 
     def _agreed(self, mine: Signal) -> Signal:
         """The first rank's signal; where that is to go on, and some rank has been told to stop, all stop."""

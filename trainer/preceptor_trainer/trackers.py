@@ -18,7 +18,7 @@ from preceptor.errors import Invalid
 from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Run, Sample, StepReport
 from preceptor.wire.training import Tracker as Name
-from preceptor_trainer.loop import Reporter, Signal
+from preceptor_trainer.reporting import Reporter, Signal
 
 PROJECT = "preceptor"
 """The project or experiment that runs are found under."""

@@ -8,9 +8,9 @@ from hashlib import blake2b
 from random import Random
 
 from preceptor_trainer.batch import Row
+from preceptor_trainer.flow import Part
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.model import Model, eos_ids, prompt_ids
-from preceptor_trainer.pipeline import Part
 from preceptor_trainer.recipe import RolloutPolicy
 from preceptor_trainer.sampler import Job, Sampler
 from preceptor_trainer.views import Message, Plan, PlanView, Task

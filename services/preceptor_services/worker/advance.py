@@ -21,8 +21,9 @@ from preceptor_services.worker.here import train_here
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_services.worker.torchrun import train_on_ranks
-from preceptor_trainer.loop import Ended, Signal
+from preceptor_trainer.loop import Ended
 from preceptor_trainer.ranks import Ranks
+from preceptor_trainer.reporting import Signal
 
 _log = logging.getLogger(__name__)
 

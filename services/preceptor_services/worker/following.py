@@ -1,7 +1,8 @@
 """What a run's worker hears of its teachers while it goes on, followed on all of its ranks.
 
 Endpoints are followed at once. Another teacher is from a step on of which nobody has been asked anything yet: when the
-loop asks for a signal, every rank waits for the same step, and none works on a later one than `max_lag` lets it.
+loop asks for a signal, every rank waits for the same step, and none works on a later one than `max_lag` lets it. Where
+that step waits in vain for whoever is to leave, the change is brought forward: all ranks ask about it anew.
 """
 
 from __future__ import annotations

@@ -28,9 +28,10 @@ from preceptor_services.worker.sampler import PoolSampler
 from preceptor_services.worker.skill_bank import open_bank
 from preceptor_trainer import parts, recipes, verifiers
 from preceptor_trainer.data import Data, open_data
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.ranks import Ranks, own_device
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.together import Together
 from preceptor_trainer.trackers import Tracked, open_trackers
 
@@ -58,7 +59,9 @@ def train_here(
     ):
         publisher = WeightsPublisher(pool, student)
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
-        together = Together(ranks, told, following.news, following.hear)
+        together = Together(
+            ranks, told, following.news, following.hear, hangs=lambda: pool.hangs, again=reporter.asked_anew
+        )
         bank, book = open_bank(run, bench.client, pool), DebateBook(bench.client, run.id)
         with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
             ended = train(
@@ -73,7 +76,8 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     """Do a run as any other of its ranks. Raises what went wrong on this one."""
     run, (student, data, resume) = grant.run, _given(grant.run, ranks, bench.cache.folder_of)
     with _pool(grant, bench, lambda: False) as pool:
-        told = Together[News](ranks, None, hear=partial(hear_along, pool), stopping=bench.stopping.is_set)
+        hear = partial(hear_along, pool)
+        told = Together[News](ranks, None, hear=hear, stopping=bench.stopping.is_set, hangs=lambda: pool.hangs)
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
         book = DebateBook(bench.client, run.id)
         return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank, book=book)

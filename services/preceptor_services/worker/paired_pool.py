@@ -38,6 +38,9 @@ class PairedPool:
     def begin(self, step: int) -> Collection[str]:
         return self._others.begin(step)
 
+    def begin_again(self) -> Collection[str]:
+        return self._others.begin_again()
+
     def card(self, role: str) -> Card:
         return self._of(role).card(role)
 

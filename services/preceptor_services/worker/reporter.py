@@ -26,7 +26,7 @@ from preceptor.wire.runs import (
     TeacherLedger,
 )
 from preceptor_services.worker.lease import Endpoints, Lease
-from preceptor_trainer.loop import Signal
+from preceptor_trainer.reporting import Signal
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,19 @@ class RunReporter:
         self._refills.append((step, role, left, joined))
         data = {"message": f"Role {role}: from step {step} on {joined or 'nobody'} is asked", "role": role}
         self._note_once({**data, "step": step, "joined": joined, "left": left})
+
+    def asked_anew(self) -> None:
+        """Take note that whoever was to be asked from a later step on is asked about the one that is waited for."""
+        step = self.step_done + 1
+        later = [(role, left, joined) for at, role, left, joined in self._refills if at > step]
+        self._refills = [each for each in self._refills if each[0] <= step] + [(step, *each) for each in later]
+        for role in sorted({role for role, _, _ in later}):
+            mine = [(left, joined) for of, left, joined in later if of == role]
+            left, joined = mine[0][0], mine[-1][1]
+            said = (
+                f"Role {role}: all of step {step} is asked anew, of {joined or 'nobody'} in place of {left or 'nobody'}"
+            )
+            self._note_once({"message": said, "role": role, "step": step, "joined": joined, "left": left})
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         """Record a step, with the teachers that came with it; the answer is what the loop has to do next."""

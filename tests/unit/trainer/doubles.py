@@ -21,10 +21,10 @@ from preceptor.wire.score import ScoreRequest, Scores
 from preceptor.wire.teachers import Card, Limits, Stamp, Support, Values
 from preceptor.wire.tokenizers import TokenizerFile
 from preceptor.wire.weights import WeightsKind
-from preceptor_trainer.loop import Signal
 from preceptor_trainer.lora import put_adapter
 from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.scoring import score
 from preceptor_trainer.verifiers import Exact
 from preceptor_trainer.views import Message, Task
@@ -42,6 +42,9 @@ class LocalScorer:
         """Of the head, as scores name it."""
 
     def begin(self, step: int) -> Collection[str]:
+        return ()
+
+    def begin_again(self) -> Collection[str]:
         return ()
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,17 +23,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from preceptor.errors import Interrupted
 from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Stamp
 from preceptor.wire.weights import WeightsKind
 from preceptor_trainer import learner, recipes
 from preceptor_trainer.batch import Batch
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.loss import NonFiniteLoss, fold
 from preceptor_trainer.model import Model, load_model
 from preceptor_trainer.ranks import Ranks, joined
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.together import Together
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run
 
@@ -58,6 +61,8 @@ class Plan:
     """Folders of teachers with weights of their own, by role."""
     refilled: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     """Folders of those who fill these roles from step 2 on, None: nobody; the first rank hears of it in step 1."""
+    hangs: bool = False
+    """They are to do so from step 3 on, and in step 2 nobody answers the last rank until they do."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,15 @@ def _run(ranks: Ranks, plan: Plan) -> None:
     teacher = load_model(plan.folder)
     learner.fold = _poisoned(plan.poison if ranks.rank == ranks.count - 1 else None)
     scorer = _Following(teacher, recipe.roles, work / "published", plan.teachers)
+    if plan.hangs:
+        scorer.from_step, scorer.hangs_in = 3, 2 if ranks.rank == ranks.count - 1 else None
     news = [plan.refilled] if plan.refilled else []
     told = Together(
-        ranks, reporter if ranks.first else None, lambda: news.pop() if news else None, lambda each: scorer.refill(each)
+        ranks,
+        reporter if ranks.first else None,
+        lambda: news.pop() if news else None,
+        lambda each: scorer.refill(each),
+        hangs=scorer.waits.is_set,
     )
     ended = train(
         toy_run(recipe, **plan.training),
@@ -180,15 +191,26 @@ class _Following(LocalScorer):
         super().__init__(dict.fromkeys(roles, teacher) | {role: load_model(each) for role, each in others.items()})
         self._teacher, self._folder, self._seen = teacher, folder, 0
         self._refilled: Mapping[str, str | None] = {}
+        self._step, self.from_step = 0, 2
+        self.hangs_in: int | None = None
+        self.waits, self._broken_off = threading.Event(), threading.Event()
 
     def refill(self, wanted: Mapping[str, str | None]) -> None:
-        """Who fills these roles from step 2 on."""
+        """Who fills these roles from `from_step` on."""
         self._refilled = wanted
 
     def begin(self, step: int) -> Collection[str]:
-        if step == 2:
-            self._models |= {role: load_model(each) for role, each in self._refilled.items() if each is not None}
-        return {role for role, each in self._refilled.items() if step >= 2 and each is None}
+        self._step = step
+        if step < self.from_step:
+            return ()
+        self._models |= {role: load_model(each) for role, each in self._refilled.items() if each is not None}
+        return {role for role, each in self._refilled.items() if each is None}
+
+    def begin_again(self) -> Collection[str]:
+        self.from_step = 0
+        self.waits.clear()
+        self._broken_off.set()
+        return self._refilled.keys()
 
     def head(self, role: str, hash: str | None = None) -> Head:
         return replace(super().head(role, hash), hash=self._hash(role))
@@ -201,6 +223,10 @@ class _Following(LocalScorer):
 
     @torch.no_grad()
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
+        if self._step == self.hangs_in and not self._broken_off.is_set():
+            self.waits.set()
+            self._broken_off.wait()
+            raise Interrupted("It hangs.", teacher=role)
         last = len(list(self._folder.glob("*.safetensors")))
         if last > self._seen:
             weights = load_file(self._folder / f"{last}.safetensors")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from preceptor_trainer.asking import Asked, Heard
+from preceptor_trainer.flow import Part, Taken, Times
 from preceptor_trainer.ledgers import Share, counted, share_of
-from preceptor_trainer.pipeline import Part, Taken, Times
 
 
 def share(*told: dict[str, float]) -> Share:

@@ -19,11 +19,13 @@ from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_trainer import loop, pipeline, recipes, writer
 from preceptor_trainer.asking import MissingScore
 from preceptor_trainer.checkpoint import CheckpointError, load_state
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.flow import Part, Taken, Times
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.parts.weights_aged import Freshness
-from preceptor_trainer.pipeline import Part, Pipeline, Stage, Taken, Times
+from preceptor_trainer.pipeline import Pipeline, Stage
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.views import Task
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run, weights_of

@@ -25,9 +25,10 @@ from preceptor_trainer.checkpoint import CheckpointError, load_state
 from preceptor_trainer.evaluate import Evaluator
 from preceptor_trainer.guards import TooManyRollbacks
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.loss import NonFiniteLoss
 from preceptor_trainer.model import Model, load_model
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.student import open_student
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run, weights_of

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
 
+from preceptor.wire.runs import TeacherLedger
 from preceptor_trainer import pipeline as module
-from preceptor_trainer.pipeline import Part, Pipeline, Stage, Stopped
+from preceptor_trainer.flow import Part
+from preceptor_trainer.pipeline import Pipeline, Stage, Stopped
 from preceptor_trainer.views import Message, Task
 from tests.unit.trainer.toy import toy_rows
 
@@ -95,6 +98,72 @@ def test_with_no_lag_a_batch_is_begun_when_it_is_asked_for() -> None:
 
 class Broken(Exception):
     pass
+
+
+@dataclass
+class Hanging:
+    """A last stage that waits in its third part for somebody to let it go, and then fails."""
+
+    said: str = "old"
+    heard: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
+    hangs: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, part: Part) -> Part:
+        self.heard.append((part.step, part.index, self.said))
+        if len(self.heard) == 3:
+            self.hangs.set()
+            assert self.go.wait(SECONDS)
+            raise Broken("it was broken off")
+        return replace(part, teachers={self.said: TeacherLedger()})
+
+
+@pytest.mark.parametrize("max_lag", [0, 1])
+def test_what_hangs_in_the_last_stage_is_done_anew_with_all_that_was_not_taken(max_lag: int) -> None:
+    stage = Hanging()
+
+    def change() -> None:
+        stage.said = "new"
+        stage.go.set()
+
+    with pipeline(Source(of=2), max_lag, verify=same, score=stage) as running:
+        first, looks = running.take(1), count()
+
+        def wanted() -> bool:
+            if next(looks) == 0:
+                running.publish(1)
+                assert stage.hangs.wait(SECONDS)
+                running.redo(change)
+            return True
+
+        second = running.take(2, wanted)
+        assert first is not None and second is not None
+        third = running.take(3)
+        assert third is not None
+    said = [[*part.teachers] for taken in (first, second, third) for part in taken.parts]
+    assert said == [["old"]] * 2 + [["new"]] * 4
+    before, after = stage.heard[:3], stage.heard[3:7]
+    assert before == [(1, 1, "old"), (1, 0, "old"), (2, 1, "old")]
+    assert after == [(2, 1, "new"), (2, 0, "new"), (3, 1, "new"), (3, 0, "new")]
+
+
+def test_what_had_come_through_is_done_anew_too() -> None:
+    went = list[int]()
+
+    def stage(part: Part) -> Part:
+        went.append(part.index)
+        return part
+
+    with pipeline(Source(of=2), score=stage) as running:
+
+        def wanted() -> bool:
+            if len(went) == 2:
+                running.redo(lambda: went.append(-1))
+            return True
+
+        assert (taken := running.take(1, wanted, lambda ready: ready and len(went) > 2)) is not None
+        assert [part.index for part in taken.parts] == [0, 1]
+    assert went == [1, 0, -1, 1, 0]
 
 
 def breaks(part: Part) -> Part:

@@ -42,6 +42,19 @@ SETTINGS: dict[str, Any] = {
     "clip_norm": 0.1,
 }
 """Three tasks for two ranks: their shares differ, and with one task, one has none. Every gradient is clipped."""
+ROUTED: dict[str, Any] = {
+    "overrides": {
+        **SHORT,
+        "contexts.reference.router": {
+            "kind": "rules",
+            "rules": [{"teacher": "first", "like": "*[ab]?"}, {"teacher": "second", "like": "*c?"}],
+            "otherwise": "third",
+        },
+    },
+    "training": {"batch": 6},
+    "teachers": TEACHERS,
+    "refilled": {"first": None, "second": "third"},
+}
 CASES: dict[str, dict[str, Any]] = {
     "weighed": {"overrides": WEIGHED, "training": {"microbatch_tokens": 40}},
     "sequence": {"overrides": {**WEIGHED, "reduction": "sequence"}, "training": {"keep": "best", "evaluate_every": 1}},
@@ -57,19 +70,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "written": {"recipe": "sft"},
     "one task": {"overrides": WEIGHED, "training": {"batch": 1, "steps": 2}},
-    "routed": {
-        "overrides": {
-            **SHORT,
-            "contexts.reference.router": {
-                "kind": "rules",
-                "rules": [{"teacher": "first", "like": "*[ab]?"}, {"teacher": "second", "like": "*c?"}],
-                "otherwise": "third",
-            },
-        },
-        "training": {"batch": 6},
-        "teachers": TEACHERS,
-        "refilled": {"first": None, "second": "third"},
-    },
+    "routed": ROUTED,
+    "hangs": {**ROUTED, "hangs": True},
     "not finite": {"overrides": SHORT, "training": {"guards": {"nonfinite": "warn"}}, "poison": 2},
 }
 
@@ -97,6 +99,7 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
             poison=case.get("poison"),
             teachers={role: models[role] for role in case.get("teachers", ())},
             refilled={role: each and models[each] for role, each in case.get("refilled", {}).items()},
+            hangs=case.get("hangs", False),
         )
         for name, case in CASES.items()
     }
@@ -147,10 +150,18 @@ def test_two_ranks_give_the_curve_of_one(folder: Path, both: dict[str, tuple[Tol
 
 def test_every_rank_follows_in_the_same_step(both: dict[str, tuple[Told, Told]]) -> None:
     """That two ranks have the numbers of one is held above: what the first heard, the other has followed."""
-    for told in both["routed"]:
+    for told in (*both["routed"], *both["hangs"]):
         assert [each.ledger.unrouted > 0 for each in told.steps] == [False, True, True]
         for each in told.steps:
             assert each.ledger.scored_sequences == each.ledger.rollouts - each.ledger.unrouted > 0
+
+
+def test_where_one_rank_hangs_all_ask_about_the_step_anew(both: dict[str, tuple[Told, Told]]) -> None:
+    """As if the change had been planned for that step. One rank's share of it was heard of whoever left."""
+    for mine, theirs in zip(both["hangs"], both["routed"], strict=True):
+        assert mine.losses == theirs.losses
+        for each, other in zip(mine.steps, theirs.steps, strict=True):
+            assert (each.ledger.contexts, each.ledger.rollouts) == (other.ledger.contexts, other.ledger.rollouts)
 
 
 def test_a_checkpoint_is_the_same_from_one_and_from_two(both: dict[str, tuple[Told, Told]]) -> None:

@@ -16,9 +16,10 @@ import torch
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor_services.teacher import scripts
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.recipe import Recipe, Verifier
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.standing import STANDING, WHOLE, Seen, Standing
 from preceptor_trainer.views import Message, Task, Verdict
 from tests.models import tiny_model_folder

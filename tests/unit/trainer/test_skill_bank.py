@@ -18,10 +18,11 @@ from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.skills import Skill, SkillBankVersion, SkillCreate, SkillUse
 from preceptor_trainer import recipes
 from preceptor_trainer.batch import Row, build_batch
-from preceptor_trainer.loop import Ended, Signal, train
+from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.recipe import Recipe
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.skill_bank import NUMBERS, RunBank, WithSkills
 from preceptor_trainer.views import Message, Rollout, Task, Verdict
 from tests.models import tiny_model_folder

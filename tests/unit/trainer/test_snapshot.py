@@ -10,8 +10,9 @@ import torch
 from preceptor.wire.training import Training
 from preceptor_trainer import recipes
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.model import Model, load_model
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.snapshot import Snapshot, own_tokenizer
 from preceptor_trainer.student import open_student
 from tests.models import tiny_model_folder

@@ -14,7 +14,7 @@ import pytest
 from preceptor.errors import Invalid
 from preceptor.wire.runs import Evaluation, Ledger, Run, StepReport
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Signal
+from preceptor_trainer.reporting import Signal
 from preceptor_trainer.trackers import Tracked, Tracker, open_trackers
 from tests.unit.trainer.doubles import Remembering, toy_run
 

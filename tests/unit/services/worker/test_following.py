@@ -27,8 +27,9 @@ from preceptor_services.worker.following import Following, hear_along
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
 from preceptor_trainer import recipes
-from preceptor_trainer.loop import Signal, train
+from preceptor_trainer.loop import train
 from preceptor_trainer.model import load_model
+from preceptor_trainer.reporting import Signal
 from tests.contract.doubles import card_for, write_model
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run

@@ -17,7 +17,7 @@ from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, LeaseGrant, LeaseStatus, Note, ReplicaAddress, StepReport, StepsReport
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.reporter import RunReporter
-from preceptor_trainer.loop import Signal
+from preceptor_trainer.reporting import Signal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
