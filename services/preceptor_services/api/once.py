@@ -14,8 +14,8 @@ from preceptor.errors import Conflict
 from preceptor_services.db import models
 from preceptor_services.db.session import one_at_a_time
 
-Made = TypeVar("Made", models.Run, models.Debate, models.Codistillation)
-NOUNS = {models.Run: "run", models.Debate: "debate", models.Codistillation: "pair"}
+Made = TypeVar("Made", bound=models.Wished)
+NOUNS: dict[type[models.Wished], str] = {models.Run: "run", models.Debate: "debate", models.Codistillation: "pair"}
 """What a wish becomes."""
 
 

@@ -9,14 +9,14 @@ from datetime import timedelta
 from sqlalchemy import or_, select
 from starlette.concurrency import run_in_threadpool
 
-from preceptor.wire.runs import RunState
 from preceptor_services.api.debates import leases as debate_leases
-from preceptor_services.api.debates import service as debates
 from preceptor_services.api.keys import service as keys
+from preceptor_services.api.leasing import all_over
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, leases
+from preceptor_services.api.runs import leases
 from preceptor_services.api.sending import enqueue
 from preceptor_services.db import models
+from preceptor_services.db.models.jobs import QUEUED
 
 log = logging.getLogger(__name__)
 
@@ -45,35 +45,31 @@ def sweep(plane: Plane) -> None:
 
 def end_leases(plane: Plane) -> None:
     """Queue runs and debates again whose worker is silent."""
-    for module in (leases, debate_leases):
+    for table, expire in ((models.Run, leases.expire), (models.Debate, debate_leases.expire)):
         with plane.database.unit(writes=False) as unit:
-            due = module.expired(unit.session, plane.clock())
+            due = all_over(unit.session, table, plane.clock())
         for each in due:
             with plane.database.unit(writes=True) as unit:
                 unit.after_commit(plane.bell.ring)
-                if module.expire(plane, unit, each):
+                if expire(plane, unit, each):
                     log.warning("The lease on %s ended; it is queued again", each)
 
 
 def send_again(plane: Plane) -> None:
     """Send messages that the broker did not take, or that it may have lost: twice does no harm, never does."""
-    for run_id in _waiting(plane, models.Run):
-        with plane.database.unit(writes=True) as unit:
-            run = history.get(unit.session, run_id, lock=True)
-            if run.state == RunState.QUEUED.value:
-                enqueue(plane, unit, run)
-    for debate_id in _waiting(plane, models.Debate):
-        with plane.database.unit(writes=True) as unit:
-            debate = debates.get(unit.session, debate_id, lock=True)
-            if debate.state == RunState.QUEUED.value:
-                enqueue(plane, unit, debate)
+    for table in (models.Run, models.Debate):
+        for job_id in _waiting(plane, table):
+            with plane.database.unit(writes=True) as unit:
+                job = unit.session.get_one(table, job_id, with_for_update=True)
+                if job.state == QUEUED:
+                    enqueue(plane, unit, job)
 
 
-def _waiting(plane: Plane, table: type[models.Run] | type[models.Debate]) -> list[str]:
+def _waiting(plane: Plane, table: type[models.Job]) -> list[str]:
     """What is queued and was not sent, or long ago."""
     long_ago = plane.clock() - timedelta(seconds=plane.settings.requeue_seconds)
     late = or_(table.enqueued_at.is_(None), table.enqueued_at <= long_ago)
-    query = select(table.id).where(table.state == RunState.QUEUED.value, late)
+    query = select(table.id).where(table.state == QUEUED, late)
     with plane.database.unit(writes=False) as unit:
         return list(unit.session.scalars(query.order_by(table.created_at).limit(BATCH)))
 

@@ -1,4 +1,4 @@
-"""Who may hold a debate: one worker at a time, under a number that only grows, as for runs (`api/runs/leases.py`).
+"""Who may hold a debate, and what that worker says of it.
 
 What was said is recorded turn by turn under that number. The first record of a turn stays, and whoever takes the debate
 up goes on after it, so that no answer is counted twice.
@@ -7,9 +7,7 @@ up goes on after it, so that no answer is counted twice.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, Invalid, LeaseLost
@@ -18,6 +16,7 @@ from preceptor.wire import debates as wire
 from preceptor.wire.runs import LeaseStatus, TeacherEndpoint
 from preceptor_services.api.debates import checks
 from preceptor_services.api.debates.service import get, shown, turns_of
+from preceptor_services.api.leasing import over, won
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
@@ -35,20 +34,9 @@ def take(plane: Plane, unit: Unit, debate_id: str, worker: str) -> debate_report
     table = models.Debate
     until = at + timedelta(seconds=plane.settings.lease_seconds)
     expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & table.cancel_requested.is_(False)
-    taken: dict[Any, Any] = {
-        table.state: State.RUNNING.value,
-        table.worker: worker,
-        table.fence: table.fence + 1,
-        table.attempt: table.attempt + 1,
-        table.lease_until: until,
-        table.started_at: func.coalesce(table.started_at, at),
-        table.updated_at: at,
-    }
-    query = update(table).where(table.id == debate_id, (table.state == State.QUEUED.value) | expired).values(taken)
-    result = session.execute(query, execution_options={"synchronize_session": False})
-    assert isinstance(result, CursorResult)
+    took = won(session, table, debate_id, (table.state == State.QUEUED.value) | expired, worker, at, until)
     debate = session.get_one(table, debate_id, populate_existing=True)
-    if result.rowcount != 1:
+    if not took:
         by = f", held by {debate.worker} until {debate.lease_until}" if debate.state == State.RUNNING.value else ""
         raise Conflict(f"Debate {debate_id} is {debate.state}{by}; there is nothing to take.", field="state")
     assert debate.started_at is not None, "it was just taken"
@@ -158,17 +146,10 @@ def expire(plane: Plane, unit: Unit, debate_id: str) -> bool:
     """End a lease that has run out. False where somebody was faster."""
     at = plane.clock()
     debate = get(unit.session, debate_id, lock=True)
-    if debate.state != State.RUNNING.value or debate.lease_until is None or debate.lease_until > at:
+    if not over(debate, at):
         return False
     _end(plane, unit, debate, at)
     return True
-
-
-def expired(session: Session, at: datetime) -> list[str]:
-    """Debates whose lease has run out."""
-    table = models.Debate
-    query = select(table.id).where(table.state == State.RUNNING.value, table.lease_until <= at)
-    return list(session.scalars(query.order_by(table.lease_until)))
 
 
 def _end(plane: Plane, unit: Unit, debate: models.Debate, at: datetime) -> None:

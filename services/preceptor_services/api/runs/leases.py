@@ -1,20 +1,14 @@
-"""Who may advance a run. One worker at a time, for as long as its heart beats, under a number that only grows.
-
-A lease is taken by one UPDATE that says in its WHERE what must still be true; of two workers that try at once, one
-changes a row and the other none. Whatever a worker reports carries its fencing number, and a report with an old one
-changes nothing: a worker that was believed dead can do no harm when it wakes.
-"""
+"""Who may advance a run, and what becomes of it where that worker gives it back or falls silent."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from preceptor.errors import Conflict, LeaseLost
 from preceptor.wire import runs as wire
+from preceptor_services.api.leasing import over, won
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, pairs, refills
 from preceptor_services.api.runs.roles import Roles, roles_of
@@ -37,9 +31,9 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
     expired = (table.state == State.RUNNING.value) & (table.lease_until <= at) & wanted
     before = history.get(session, run_id)
     lost_by = before.worker
-    if _won(session, run_id, table.state == State.QUEUED.value, worker, at, until):
+    if won(session, table, run_id, table.state == State.QUEUED.value, worker, at, until):
         took_over = False
-    elif _won(session, run_id, expired, worker, at, until):
+    elif won(session, table, run_id, expired, worker, at, until):
         took_over = True
     else:
         raise _why_not(session, run_id, at)
@@ -60,26 +54,6 @@ def take(plane: Plane, unit: Unit, run_id: str, worker: str) -> wire.LeaseGrant:
         recorded_step=run.step,
         pair=pairs.grant_of(session, run_id),
     )
-
-
-def _won(session: Session, run_id: str, still: ColumnElement[bool], worker: str, at: datetime, until: datetime) -> bool:
-    table = models.Run
-    taken: dict[Any, Any] = {
-        table.state: State.RUNNING.value,
-        table.worker: worker,
-        table.fence: table.fence + 1,
-        table.attempt: table.attempt + 1,
-        table.lease_until: until,
-        table.started_at: func.coalesce(table.started_at, at),
-        table.updated_at: at,
-    }
-    query = update(table).where(table.id == run_id, still).values(taken)
-    return _changed(session.execute(query, execution_options={"synchronize_session": False}))
-
-
-def _changed(result: Any) -> bool:
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1
 
 
 def _why_not(session: Session, run_id: str, at: datetime) -> Conflict:
@@ -148,17 +122,10 @@ def expire(plane: Plane, unit: Unit, run_id: str) -> bool:
     """End a lease that has run out. False where somebody was faster."""
     at = plane.clock()
     run = history.get(unit.session, run_id, lock=True)
-    if run.state != State.RUNNING.value or run.lease_until is None or run.lease_until > at:
+    if not over(run, at):
         return False
     _end(plane, unit, run, f"the lease of {run.worker} ended", at)
     return True
-
-
-def expired(session: Session, at: datetime) -> list[str]:
-    """Runs whose lease has run out."""
-    table = models.Run
-    query = select(table.id).where(table.state == State.RUNNING.value, table.lease_until <= at)
-    return list(session.scalars(query.order_by(table.lease_until)))
 
 
 def _end(plane: Plane, unit: Unit, run: models.Run, reason: str, at: datetime) -> None:

@@ -6,6 +6,7 @@ from preceptor_services.db.columns import Base
 from preceptor_services.db.models.artifacts import Artifact, Blob
 from preceptor_services.db.models.codistillations import Codistillation, CodistillationSide, Publication
 from preceptor_services.db.models.debates import Debate, DebateTemplate, DebateTurn, RunDebate
+from preceptor_services.db.models.jobs import Job, Wished
 from preceptor_services.db.models.keys import Key
 from preceptor_services.db.models.runs import Evaluation, Event, Refill, Run, RunTeacher, Sample, Step, Transition
 from preceptor_services.db.models.skills import (
@@ -30,6 +31,7 @@ __all__ = [
     "Endpoint",
     "Evaluation",
     "Event",
+    "Job",
     "Key",
     "Publication",
     "Refill",
@@ -46,4 +48,5 @@ __all__ = [
     "Step",
     "Teacher",
     "Transition",
+    "Wished",
 ]

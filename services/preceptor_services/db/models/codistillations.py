@@ -9,22 +9,18 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from preceptor.wire import pairs as wire
 from preceptor_services.db.columns import Base, Document, Instant
+from preceptor_services.db.models.jobs import Wished
 
 
-class Codistillation(Base):
+class Codistillation(Wished):
     """A pair. Where it is in its life its two runs say."""
 
     __tablename__ = "codistillations"
     __table_args__ = (UniqueConstraint("created_by", "idempotency_key"),)
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(100), index=True)
     policy: Mapped[wire.PairPolicy] = mapped_column(Document(wire.PairPolicy))
     created_at: Mapped[datetime] = mapped_column(Instant, index=True)
-    created_by: Mapped[str] = mapped_column(ForeignKey("keys.id"))
-    idempotency_key: Mapped[str | None] = mapped_column(String(200))
-    request_hash: Mapped[str] = mapped_column(String(64))
-    """Hash of the wish: tells a repeated one from another under the same idempotency key."""
 
 
 class CodistillationSide(Base):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from preceptor.wire import debates as wire
-from preceptor.wire.common import Problem
 from preceptor_services.db.columns import Base, Document, Instant
+from preceptor_services.db.models.jobs import Job
 
 
 class DebateTemplate(Base):
@@ -24,7 +24,7 @@ class DebateTemplate(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 
-class Debate(Base):
+class Debate(Job):
     """A debate as it is now."""
 
     __tablename__ = "debates"
@@ -35,7 +35,6 @@ class Debate(Base):
         Index(None, "cache_key"),
     )
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
     wish: Mapped[wire.DebateCreate] = mapped_column(Document(wire.DebateCreate))
     template: Mapped[wire.StoredTemplate] = mapped_column(Document(wire.StoredTemplate))
     """The wording with the overrides merged in."""
@@ -43,25 +42,7 @@ class Debate(Base):
     """Of the question, the teachers' versions, the wording and the rules; None: it is not to be given out again."""
     cached_from: Mapped[str | None] = mapped_column(ForeignKey("debates.id"))
     """The debate that was held in its stead, and has the turns."""
-    state: Mapped[str] = mapped_column(String(20))
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    updated_at: Mapped[datetime] = mapped_column(Instant)
-    started_at: Mapped[datetime | None] = mapped_column(Instant)
-    finished_at: Mapped[datetime | None] = mapped_column(Instant)
-    error: Mapped[Problem | None] = mapped_column(Document(Problem))
     result: Mapped[wire.DebateResult | None] = mapped_column(Document(wire.DebateResult))
-    cancel_requested: Mapped[bool] = mapped_column(Boolean)
-
-    worker: Mapped[str | None] = mapped_column(String(200))
-    fence: Mapped[int] = mapped_column(BigInteger)
-    attempt: Mapped[int] = mapped_column(Integer)
-    lease_until: Mapped[datetime | None] = mapped_column(Instant)
-    enqueued_at: Mapped[datetime | None] = mapped_column(Instant)
-    """When a message for it was last sent; None while it is queued: none was, or the broker did not take it."""
-    created_by: Mapped[str] = mapped_column(ForeignKey("keys.id"))
-    idempotency_key: Mapped[str | None] = mapped_column(String(200))
-    request_hash: Mapped[str] = mapped_column(String(64))
-    """Hash of the wish: tells a repeated one from another under the same idempotency key."""
 
 
 class RunDebate(Base):

@@ -20,12 +20,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from preceptor.wire import runs as wire
-from preceptor.wire.common import Problem
 from preceptor.wire.data import DataSpec
 from preceptor_services.db.columns import Base, Document, Instant
+from preceptor_services.db.models.jobs import Job
 
 
-class Run(Base):
+class Run(Job):
     """A run as it is now. How it came to be so stands in its transitions and events."""
 
     __tablename__ = "runs"
@@ -35,7 +35,6 @@ class Run(Base):
         Index(None, "state", "lease_until"),
     )
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(100), index=True)
     recipe: Mapped[str] = mapped_column(String(200), index=True)
     overrides: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -48,33 +47,15 @@ class Run(Base):
     alignment: Mapped[wire.Alignment] = mapped_column(String(10), default="ids")
     skills: Mapped[str | None] = mapped_column(String(120))
     """The version of a skill bank that it reads, as `bank@version`."""
-    state: Mapped[str] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(Integer, default=0)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    updated_at: Mapped[datetime] = mapped_column(Instant)
-    started_at: Mapped[datetime | None] = mapped_column(Instant)
-    finished_at: Mapped[datetime | None] = mapped_column(Instant)
-    error: Mapped[Problem | None] = mapped_column(Document(Problem))
     result: Mapped[wire.RunResult | None] = mapped_column(Document(wire.RunResult))
-    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
     pause_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-
-    worker: Mapped[str | None] = mapped_column(String(200))
-    fence: Mapped[int] = mapped_column(BigInteger, default=0)
-    attempt: Mapped[int] = mapped_column(Integer, default=0)
-    lease_until: Mapped[datetime | None] = mapped_column(Instant)
-    enqueued_at: Mapped[datetime | None] = mapped_column(Instant)
-    """When a message for it was last sent; None while it is queued: none was, or the broker did not take it."""
 
     checkpoint_step: Mapped[int | None] = mapped_column(Integer)
     checkpoint_artifact: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)
     """Number of the latest event. Counted here, under the row's lock, so that a reader who has seen event n has seen
     all before it, which an auto-increment shared by concurrent transactions cannot promise."""
-    created_by: Mapped[str] = mapped_column(ForeignKey("keys.id"))
-    idempotency_key: Mapped[str | None] = mapped_column(String(200))
-    request_hash: Mapped[str] = mapped_column(String(64))
-    """Hash of the wish: tells a repeated one from another under the same idempotency key."""
 
 
 class RunTeacher(Base):
