@@ -25,6 +25,8 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A child that lived this long starts again with the first back-off."""
+LISTENS_SECONDS = 2.0
+"""How long an ended child's last words are waited for: what it has started may hold its output open for ever."""
 MERGED_LOG = "preceptor.log"
 
 
@@ -120,10 +122,14 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
-        if self._reader is not None:
-            self._reader.join(timeout=2)
+        self.hear_out()
         for handler in self._own.handlers:
             handler.close()
+
+    def hear_out(self) -> None:
+        """Where it has ended, wait until all that it said is read: a process is gone before its words are."""
+        if self._reader is not None and self.popen is not None and self.popen.poll() is not None:
+            self._reader.join(LISTENS_SECONDS)
 
     def _read(self, popen: subprocess.Popen[bytes]) -> None:
         assert popen.stdout is not None
@@ -206,6 +212,7 @@ class Supervisor:
                 self._tell(Happening(kind="started", process=child.process.name, pid=child.pid))
 
     def _obituary(self, child: Child, what: str) -> str:
+        child.hear_out()
         words = "\n".join(f"  {line}" for line in list(child.last_words)[-12:]) or "  (it said nothing)"
         return f"{child.process.name} {what}. Its last words, from {self.logs / child.process.name}.log:\n{words}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_services.supervisor import Happening, Process, StartFailed, Supervisor
+from preceptor_services.supervisor import Child, Happening, Process, StartFailed, Supervisor
 
 SLEEP = "import signal; print('up', flush=True); signal.pause()"
 DEAF = (
@@ -89,6 +89,23 @@ def test_a_child_that_ends_while_starting_is_quoted(tmp_path: Path) -> None:
             supervisor.start([process("broken", "print('no such model'); raise SystemExit(3)", lambda: False)])
     finally:
         supervisor.stop()
+
+
+def test_last_words_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says that a process has ended before the thread that reads what it said has a turn."""
+    asked, read, obituary = threading.Event(), Child._read, Supervisor._obituary
+
+    def read_late(child: Child, popen: subprocess.Popen[bytes]) -> None:
+        asked.wait(10)
+        read(child, popen)
+
+    def ask(supervisor: Supervisor, child: Child, what: str) -> str:
+        asked.set()
+        return obituary(supervisor, child, what)
+
+    monkeypatch.setattr(Child, "_read", read_late)
+    monkeypatch.setattr(Supervisor, "_obituary", ask)
+    test_a_child_that_ends_while_starting_is_quoted(tmp_path)
 
 
 def test_a_child_that_is_never_ready_is_named(tmp_path: Path) -> None:
