@@ -35,6 +35,7 @@ def test_unknown_recipe(house: House):
         ({"contexts": {"student": {"kind": "plain"}}}, "overrides.contexts", "reserved name"),
         ({"contexts": {"reference": {"kind": {"deep": 1}}}}, "overrides.contexts.reference", "unknown Context kind"),
         ({"teacher": {"kind": "ema", "decay": 1.0}}, "overrides.teacher.decay", "less than 1"),
+        ({"target": {"kind": "each", "contexts": ["reference"] * 2}}, "overrides.target.contexts", "named twice"),
         ({"constraint": {"kind": "sparse", "share": 0}}, "overrides.constraint.share", "greater than 0"),
     ],
 )

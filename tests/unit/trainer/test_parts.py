@@ -15,7 +15,7 @@ from preceptor_trainer.model import Head
 from preceptor_trainer.parts.divergences import JSD, ForwardKL, Pointwise, ReverseKL, SkewForwardKL, SkewReverseKL
 from preceptor_trainer.parts.objectives import SampledKL, SampledReverseKL, Unlikelihood
 from preceptor_trainer.parts.schedules import Linear
-from preceptor_trainer.parts.targets import LogLinear, Mixture, Route, Single
+from preceptor_trainer.parts.targets import Each, LogLinear, Mixture, Route, Single
 from preceptor_trainer.parts.weights import (
     Disagreement,
     EntropyGate,
@@ -267,8 +267,10 @@ def test_a_route_by_order_falls_to_the_next_who_is_there() -> None:
 
 
 def test_a_route_names_each_context_once() -> None:
-    with pytest.raises(ValidationError, match="one is named twice"):
-        Route(contexts=("a", "a"))
+    for target in (Each, Mixture, Route):
+        with pytest.raises(ValidationError, match="'a' is named twice") as caught:
+            target(contexts=("b", "a", "a"))
+        assert caught.value.errors()[0]["loc"] == ("contexts",)
 
 
 def test_a_target_that_hears_nobody_is_refused() -> None:

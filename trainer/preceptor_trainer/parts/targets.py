@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from preceptor.wire.teachers import Support
 from preceptor_trainer.parts.coefficients import PerToken
@@ -21,6 +21,16 @@ from preceptor_trainer.views import FLOOR, BlockView, Opinion, Scalars, TokenVie
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise ValueError(f"'{twice}' is named twice, where each counts once")
+    return names
+
+
+Contexts = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)]
+"""Names of contexts in the recipe, each once."""
 
 
 class Single(Target, kind="single"):
@@ -43,7 +53,7 @@ class Each(Target, kind="each"):
     This is a weighted sum of divergences, not a divergence from a mixture.
     """
 
-    contexts: tuple[str, ...] = Field(min_length=1)
+    contexts: Contexts
     """The contexts' names in the recipe."""
 
     @property
@@ -145,7 +155,7 @@ class Mixture(Target, kind="mixture"):
     """q = sum_i w_i p_i over the opinions of the named contexts that are there, summing to one on every token. w_i is
     the prompt's weight, times the context's share, times how sure the opinion is where that counts."""
 
-    contexts: tuple[str, ...] = Field(min_length=1)
+    contexts: Contexts
     """The contexts' names in the recipe; of a context with several prompts every opinion takes part."""
     shares: dict[str, Coefficient] = Field(default_factory=dict[str, Coefficient])
     """By context, what its prompts' weights are multiplied with; a context that is not named: 1."""
@@ -213,17 +223,11 @@ class Route(Target, kind="route"):
     `order` is a router by domain (MOPD): contexts that have no opinion on a rollout are passed over.
     """
 
-    contexts: tuple[str, ...] = Field(min_length=1)
+    contexts: Contexts
     """The contexts' names in the recipe, the preferred first."""
     by: Literal["order", "likeliest", "surest"] = "order"
     """Whose: the first one's that is there; that of whoever finds the written token likeliest; that of the lowest
     entropy. Equals: the first one's."""
-
-    @model_validator(mode="after")
-    def _chooses(self) -> Self:
-        if len(set(self.contexts)) != len(self.contexts):
-            raise ValueError("contexts: one is named twice")
-        return self
 
     @property
     def uses(self) -> tuple[str, ...]:
