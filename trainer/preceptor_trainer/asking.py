@@ -110,7 +110,8 @@ class Heard:
     unrouted: int = 0
     """(rollout, context) pairs that a router gave to nobody, or to a role that nobody fills."""
     told: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Rollouts that a peer's feedback is shown on, as a step's metrics call them."""
+    """Rollouts that a peer's feedback is shown on, and sentences of it that say the answer, as a step's metrics call
+    them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,12 +182,17 @@ def side_by_side(ask: Callable[[Wanted], Said], wanted: Sequence[Wanted]) -> lis
 
 
 def told_of(cases: Sequence[Case]) -> dict[str, float]:
-    """Rollouts whose teacher reads a peer's feedback on them, by the tasks' domain, as a step's metrics call it."""
+    """Rollouts whose teacher reads a peer's feedback on them, and sentences of feedback that were left out because they
+    say the answer, by the tasks' domain, as a step's metrics call them."""
     told: dict[str, float] = {}
     for case in cases:
         if isinstance(case.asker, Tutored) and case.asker.writers:
-            name = f"feedback/{domain_of(case.seen().task.columns)}"
-            told[name] = told.get(name, 0.0) + bool(case.replies.get("feedback"))
+            seen, spoken = case.seen(), case.spoken.get("feedback")
+            reply = None if spoken is None else spoken.reply
+            cut = 0 if reply is None or not reply.finished else case.asker.redacted(seen, reply.text)
+            for name, count in (("feedback", bool(case.replies.get("feedback"))), ("feedback_cut", cut)):
+                key = f"{name}/{domain_of(seen.task.columns)}"
+                told[key] = told.get(key, 0.0) + count
     return told
 
 

@@ -167,7 +167,7 @@ def test_nobody_who_writes_ends_the_run_unless_the_context_does_without(on_failu
 
 SAID = {
     "kept": "<feedback>Multiply again.</feedback>",
-    "cut": "<feedback>Multiply again. It is 42.</feedback>",
+    "cut": "<feedback>42! Multiply again. It is 42.</feedback>",
     "only the answer": "<feedback>It is 42.</feedback>",
     "off the question": "<feedback>Lovely weather today.</feedback>",
     "no tags": "Multiply again.",
@@ -201,7 +201,8 @@ def test_a_peer_is_heard_by_domain_and_where_nothing_of_it_is_left_its_gate_is_c
     cases = {attempt: tutored(attempt) for attempt in SAID}
     counts = asker.gather(list(cases.values()), 1)["peer"]
     assert (counts.texts, counts.unreadable, counts.unwritten) == (6, 3, 1), "equal attempts of its own are asked once"
-    assert told_of(list(cases.values())) == {"feedback/maths": 1.0, "feedback/letters": 1.0}
+    shown, left_out = {"feedback/maths": 1.0, "feedback/letters": 1.0}, {"feedback_cut/maths": 1.0}
+    assert told_of(list(cases.values())) == {**shown, **left_out, "feedback_cut/letters": 2.0}
     alone = Tutored(peer=None).prompts(tutored("kept").seen())
     for attempt, each in cases.items():
         (prompt,) = Tutored().prompts(each.seen())
@@ -218,7 +219,7 @@ def test_an_attempt_of_a_peer_that_is_cut_off_is_none_that_succeeded() -> None:
     asker, desk = texts(lambda request: Reply(text="<solution>42</solution>", finished=False))
     counts = asker.gather([each := tutored("kept")], 1)["peer"]
     assert counts.unreadable == 1 and not each.silent and len(desk.asked) == 1, "it is not asked for feedback"
-    assert told_of([each]) == {"feedback/maths": 0.0}
+    assert told_of([each]) == {"feedback/maths": 0.0, "feedback_cut/maths": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ class Tutored(Reprompt, kind="tutored"):
             return kept
         raise ValueError("nothing of the feedback is about the question without saying its answer")
 
+    def redacted(self, view: ContextView, reply: str) -> int:
+        """Sentences of a reply's feedback that say the answer, and are left out."""
+        try:
+            return sum(says for _, says in _sentences(tagged(reply, "feedback"), view.task))
+        except ValueError:
+            return 0  # it has no feedback, and is counted for that
+
     def missed(self, view: ContextView, key: str, why: str) -> str:
         return ""  # the gate is closed: an attempt that is not there is none that succeeded
 
@@ -88,11 +95,16 @@ class Tutored(Reprompt, kind="tutored"):
 def anchored(feedback: str, task: Task) -> str:
     """The sentences and lines that do not say the answer, if they have a word of the question in common with it; else
     nothing."""
-    answer = re.compile(rf"(?<!\w){re.escape((task.answer or '').strip())}(?!\w)", re.IGNORECASE)
-    parts = re.findall(r".+?(?:[.!?]\s+|\n+|$)", feedback, re.DOTALL)
-    kept = "".join(each for each in parts if not answer.search(each)).strip()
+    kept = "".join(each for each, says in _sentences(feedback, task) if not says).strip()
     asked, said = ({word.casefold() for word in re.findall(r"[^\W\d_]{4,}", text)} for text in (question(task), kept))
     return kept if asked & said else ""
+
+
+def _sentences(feedback: str, task: Task) -> list[tuple[str, bool]]:
+    """Its sentences and lines, and whether each says the answer."""
+    answer = re.compile(rf"(?<!\w){re.escape((task.answer or '').strip())}(?!\w)", re.IGNORECASE)
+    parts = re.findall(r".+?(?:[.!?]\s+|\n+|$)", feedback, re.DOTALL)
+    return [(each, answer.search(each) is not None) for each in parts]
 
 
 def _same(reply: str, task: Task) -> bool:
