@@ -31,14 +31,11 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.codistill.places import Place, place
-from examples.common import hosts, showing
+from examples.common import command, hosts, showing
 from examples.common.judging import judge_task
-from examples.common.runs import finish_all, model_of
-from preceptor.cli import output
-from preceptor.cli.codistill import watch_pair
+from examples.common.runs import artifact_of, finish_all, finish_pair, models_of_pair
 from preceptor.cli.models import model_artifact, model_folder
-from preceptor.errors import PreceptorError
-from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
+from preceptor.wire.codistillations import Codistillation, CodistillationCreate, SideCreate
 from preceptor.wire.data import TaskSource
 from preceptor.wire.pairs import PairPolicy
 from preceptor.wire.runs import Run, RunCreate
@@ -73,30 +70,23 @@ def main() -> int:
     """Run the example; the exit code says whether both got better and neither worse."""
     began, options, console = time.monotonic(), parse(), Console()
     plan = Plan(steps=options.steps, seed=options.seed)
-    try:
-        base = model_folder(options.model)
-        if options.hosts != 1:
-            hosts.be_root("examples.codistill", *sys.argv[1:], "--model", str(base))
-        with tempfile.TemporaryDirectory(prefix="preceptor-codistill-") as work:
-            console.print("[bold]1[/] Starting Preceptor, with two workers")
-            with place(base, console, options.hosts, options.link, options.cut) as where:
-                folders, pair = taught(where, model_artifact(where.client, str(base)), plan, Path(work), console)
-                placed = where.told(pair)
-            console.print(f"[bold]4[/] Judging on {plan.items} held-out questions of each domain")
-            grid = {name: judged(folder, plan) for name, folder in folders.items()}
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    base = model_folder(options.model)
+    if options.hosts != 1:
+        hosts.be_root("examples.codistill", *sys.argv[1:], "--model", str(base))
+    with tempfile.TemporaryDirectory(prefix="preceptor-codistill-") as work:
+        console.print("[bold]1[/] Starting Preceptor, with two workers")
+        with place(base, console, options.hosts, options.link, options.cut) as where:
+            folders, pair = taught(where, model_artifact(where.client, str(base)), plan, Path(work), console)
+            placed = where.told(pair)
+        console.print(f"[bold]4[/] Judging on {plan.items} held-out questions of each domain")
+        grid = {name: judged(folder, plan) for name, folder in folders.items()}
     return verdict(grid, plan, {"pair": pair.id, **placed}, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/example codistill", description=(__doc__ or "").partition("\n")[0])
+    parser = command.parser("scripts/example codistill", __doc__)
     parser.add_argument("--model", default=str(ROOT / "models" / "tiny"), help="whom both begin as (default: shipped)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="steps that they teach each other")
     how = "2: on hosts of their own, or not at all; 1: both on this machine (default: 2 where this machine makes hosts)"
     parser.add_argument("--hosts", type=int, choices=(1, 2), help=how)
@@ -119,14 +109,8 @@ def taught(where: Place, base: str, plan: Plan, work: Path, console: Console) ->
     console.print("[bold]3[/] They teach each other")
     pair = client.codistillations.start(_pair(specialists, plan))
     with where.disturbed(pair.a.run, plan.steps // 3):
-        pair = watch_pair(client, pair)
-    if pair.state is not CodistillationState.SUCCEEDED:
-        raise PreceptorError(f"The pair {pair.id} has {pair.state}.", remedy="The reason is above.")
-    after = {"A": client.runs.get(pair.a.run), "B": client.runs.get(pair.b.run)}
-    names = {
-        f"{side} {when}": runs[side] for side in SIDES for when, runs in (("before", specialists), ("after", after))
-    }
-    return {name: model_of(client, run, work / name.replace(" ", "-")) for name, run in names.items()}, pair
+        pair = finish_pair(client, pair)
+    return models_of_pair(client, specialists, pair, work), pair
 
 
 def judged(folder: Path, plan: Plan) -> dict[str, list[bool]]:
@@ -159,14 +143,12 @@ def _specialist(base: str, domain: str, plan: Plan) -> RunCreate:
 
 def _pair(specialists: Mapping[str, Run], plan: Plan) -> CodistillationCreate:
     def side(number: int, name: str) -> SideCreate:
-        result = specialists[name].result
-        assert result is not None and result.model is not None, "a run that succeeded has a model"
         return SideCreate(
             run=RunCreate(
                 name=f"side-{name}",
                 recipe="peer_opd",
                 overrides={"rollout": {"max_tokens": MAX_TOKENS}},
-                student=result.model,
+                student=artifact_of(specialists[name]),
                 teachers={"start": "base"},
                 data=TaskSource(task="letters_and_codes", options={"codes": CODES}),
                 training={
@@ -206,4 +188,4 @@ def verdict(grid: showing.Grid, plan: Plan, placed: dict[str, object], seconds: 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))

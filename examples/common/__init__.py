@@ -1,5 +1,6 @@
 """What the worked examples share: a Preceptor that lives as long as one of them, runs that are watched, what is shown.
 
+    command.py   what its command line takes, how it ends
     stack.py     start Preceptor and more teachers, register them
     apart.py     the same on several hosts: the control plane on one, a worker on each of the others
     hosts.py     hosts on one machine, apart but for their links

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from preceptor.cli.codistill import watch_pair
 from preceptor.cli.watch import Watch, describe_result
 from preceptor.client import Client
 from preceptor.errors import PreceptorError
+from preceptor.wire.codistillations import Codistillation, CodistillationState
 from preceptor.wire.runs import Run, RunCreate, RunState
 
 
@@ -37,7 +39,31 @@ def _watched(client: Client, run: Run, console: Console) -> Run:
     return run
 
 
-def model_of(client: Client, run: Run, folder: Path) -> Path:
-    """The model that a run ended with, fetched into this folder."""
+def finish_pair(client: Client, pair: Codistillation) -> Codistillation:
+    """Show a pair live to its end. Raises PreceptorError where it did not succeed."""
+    pair = watch_pair(client, pair)
+    if pair.state is not CodistillationState.SUCCEEDED:
+        raise PreceptorError(f"The pair {pair.id} has {pair.state}.", remedy="The reason is above.")
+    return pair
+
+
+def artifact_of(run: Run) -> str:
+    """The model that a run ended with."""
     assert run.result is not None and run.result.model is not None, "a run that succeeded has a model"
-    return client.artifacts.pull(run.result.model, folder)
+    return run.result.model
+
+
+def model_of(client: Client, run: Run, folder: Path) -> Path:
+    """The same, fetched into this folder."""
+    return client.artifacts.pull(artifact_of(run), folder)
+
+
+def models_of_pair(client: Client, before: Mapping[str, Run], pair: Codistillation, folder: Path) -> dict[str, Path]:
+    """The models of both sides, fetched, as `NAME before` and `NAME after`. `before`: the runs that made them, a's
+    first."""
+    after = dict(zip(before, (client.runs.get(side.run) for side in (pair.a, pair.b)), strict=True))
+    return {
+        f"{name} {when}": model_of(client, runs[name], folder / f"{name}-{when}")
+        for name in before
+        for when, runs in (("before", before), ("after", after))
+    }

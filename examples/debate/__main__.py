@@ -21,12 +21,12 @@ from typing import Any
 
 from rich.console import Console
 
+from examples.common import command
 from examples.common.judging import judge
 from examples.common.runs import finish_all, model_of
 from examples.common.showing import Hits, difference, interval, numbers, plot, share, table
 from examples.common.stack import Stack, stack
 from examples.debate import debaters, lessons
-from preceptor.cli import output
 from preceptor.client import Client
 from preceptor.errors import PreceptorError
 from preceptor.wire.data import DatasetSource, TaskSource
@@ -50,27 +50,20 @@ def main() -> int:
     """Run the example; the exit code says whether the debate's student won."""
     began, console = time.monotonic(), Console()
     options = parse()
-    try:
-        with tempfile.TemporaryDirectory(prefix="preceptor-debate-") as folder:
-            console.print("[bold]1[/] Starting Preceptor")
-            with (
-                stack(MODEL, console, "debate", workers=2) as running,
-                running.client() as client,
-                ExitStack() as speaking,
-            ):
-                hits = compare(client, running, speaking, options, Path(folder), console)
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="preceptor-debate-") as folder:
+        console.print("[bold]1[/] Starting Preceptor")
+        with (
+            stack(MODEL, console, "debate", workers=2) as running,
+            running.client() as client,
+            ExitStack() as speaking,
+        ):
+            hits = compare(client, running, speaking, options, Path(folder), console)
     return verdict(hits, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/example debate", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
+    parser = command.parser("scripts/example debate", __doc__)
     parser.add_argument("--lesson-steps", type=int, default=130, help="steps that make each teacher (default: 130)")
     parser.add_argument("--steps", type=int, default=40, help="steps of each student (default: 40)")
     parser.add_argument("--items", type=int, default=500, help="held-out questions (default: 500)")
@@ -225,4 +218,4 @@ def verdict(hits: dict[str, dict[str, Hits]], seconds: float, console: Console) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))

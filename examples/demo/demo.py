@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from examples.common import command
 from examples.common.runs import finish
 from examples.common.stack import Stack, register, stack
 from preceptor.cli import output
@@ -32,7 +33,6 @@ from preceptor.cli.models import model_artifact, model_folder
 from preceptor.cli.plots import picture, terminal_plot
 from preceptor.cli.session import read_key
 from preceptor.client import Client
-from preceptor.errors import PreceptorError
 from preceptor.wire.data import TaskSource
 from preceptor.wire.runs import Run, RunCreate, RunResult
 
@@ -82,25 +82,18 @@ def main() -> int:
     plan = PLANS[options.model]
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is stopped on the way out
-    try:
-        with opened(options, plan, console) as running, running.client() as client:
-            run = distil(client, running, plan, options, console)
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with opened(options, plan, console) as running, running.client() as client:
+        run = distil(client, running, plan, options, console)
     assert run.result is not None, "a run that succeeded has a result"
     return verdict(run, run.result, plan, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description=(__doc__ or "").partition("\n")[0])
+    parser = command.parser("scripts/demo", __doc__)
     parser.add_argument(
         "--model", choices=sorted(PLANS), default="tiny", help="who learns (default: the shipped model)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the plan's")
     parser.add_argument("--url", help="use the control plane there instead of starting one")
     parser.add_argument("--key-file", type=Path, help="file that holds its admin key (else PRECEPTOR_KEY)")
@@ -191,4 +184,4 @@ def verdict(run: Run, result: RunResult, plan: Plan, total_seconds: float, conso
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))

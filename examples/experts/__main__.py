@@ -23,15 +23,13 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.common import showing
+from examples.common import command, showing
 from examples.common.judging import judge_task
 from examples.common.runs import finish, model_of
 from examples.common.stack import Stack, stack
 from examples.experts.baselines import answered, averaged
-from preceptor.cli import output
 from preceptor.cli.models import model_artifact, model_folder
 from preceptor.client import Client
-from preceptor.errors import PreceptorError
 from preceptor.wire.data import DatasetSource, DataSpec, TaskSource
 from preceptor.wire.runs import Run, RunCreate
 from preceptor_trainer import tasks
@@ -73,27 +71,20 @@ def main() -> int:
     began, options, console = time.monotonic(), parse(), Console()
     plan = replace(PLAN, seed=options.seed, steps=options.steps or PLAN.steps)
     base = model_folder(options.model)
-    try:
-        with tempfile.TemporaryDirectory(prefix="preceptor-experts-") as work:
-            console.print("[bold]1[/] Starting Preceptor: database, broker, control plane, teacher, worker")
-            with stack(base, console, "experts") as running, running.client() as client:
-                begun = model_artifact(client, str(base))
-                models = Example(client, running, base, begun, plan, Path(work), console).models()
-            console.print(f"[bold]6[/] Judging {len(models)} models on {plan.items} held-out questions of each domain")
-            grid = {name: judged(folder, plan) for name, folder in models.items()}
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="preceptor-experts-") as work:
+        console.print("[bold]1[/] Starting Preceptor: database, broker, control plane, teacher, worker")
+        with stack(base, console, "experts") as running, running.client() as client:
+            begun = model_artifact(client, str(base))
+            models = Example(client, running, base, begun, plan, Path(work), console).models()
+        console.print(f"[bold]6[/] Judging {len(models)} models on {plan.items} held-out questions of each domain")
+        grid = {name: judged(folder, plan) for name, folder in models.items()}
     return verdict(grid, plan, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/example experts", description=(__doc__ or "").partition("\n")[0])
+    parser = command.parser("scripts/example experts", __doc__)
     parser.add_argument("--model", default=str(ROOT / "models" / "tiny"), help="whom all begin as (default: shipped)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
     parser.add_argument("--steps", type=int, help=f"steps of the student and its baseline (default: {PLAN.steps})")
     return parser.parse_args()
 
@@ -228,4 +219,4 @@ def verdict(grid: showing.Grid, plan: Plan, seconds: float, console: Console) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))

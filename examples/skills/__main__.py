@@ -23,13 +23,12 @@ from typing import Any
 
 from rich.console import Console
 
+from examples.common import command
 from examples.common.judging import judge
 from examples.common.runs import finish, finish_all, model_of
 from examples.common.showing import Hits, difference, interval, numbers, plot, share, table
 from examples.common.stack import KEY_ENV, Stack, register, stack
-from preceptor.cli import output
 from preceptor.client import Client
-from preceptor.errors import PreceptorError
 from preceptor.skills.embedding import open_embedder
 from preceptor.skills.pairing import Pairs
 from preceptor.wire.data import TaskSource
@@ -59,23 +58,16 @@ METHOD = {
 def main() -> int:
     """Run the example; the exit code says whether the student learned the codes."""
     began, console, options = time.monotonic(), Console(), parse()
-    try:
-        with tempfile.TemporaryDirectory(prefix="preceptor-skills-") as folder:
-            console.print("[bold]1[/] Starting Preceptor, and a text teacher of rules")
-            with stack(MODEL, console, "skills", workers=2) as running, running.client() as client:
-                hits = learn(client, running, options, Path(folder), console)
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="preceptor-skills-") as folder:
+        console.print("[bold]1[/] Starting Preceptor, and a text teacher of rules")
+        with stack(MODEL, console, "skills", workers=2) as running, running.client() as client:
+            hits = learn(client, running, options, Path(folder), console)
     return verdict(hits, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/example skills", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: 0)")
+    parser = command.parser("scripts/example skills", __doc__)
     parser.add_argument("--steps", type=int, default=80, help="steps of each student (default: 80)")
     parser.add_argument("--items", type=int, default=300, help="held-out questions (default: 300)")
     return parser.parse_args()
@@ -191,4 +183,4 @@ def verdict(hits: Mapping[str, Hits], seconds: float, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))

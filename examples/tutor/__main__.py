@@ -24,16 +24,13 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.common import showing
+from examples.common import command, showing
 from examples.common.judging import judge_task
-from examples.common.runs import finish_all, model_of
+from examples.common.runs import artifact_of, finish_all, finish_pair, models_of_pair
 from examples.common.stack import stack
 from examples.tutor import lessons
-from preceptor.cli import output
-from preceptor.cli.codistill import watch_pair
 from preceptor.client import Client
-from preceptor.errors import PreceptorError
-from preceptor.wire.codistillations import CodistillationCreate, CodistillationState, Record, SideCreate
+from preceptor.wire.codistillations import CodistillationCreate, Record, SideCreate
 from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.pairs import PairPolicy
 from preceptor.wire.runs import Run, RunCreate
@@ -52,26 +49,19 @@ MADE: dict[str, tuple[Callable[[Path, int], Path], int]] = {
 def main() -> int:
     """Run the example; the exit code says whether the pupil learned."""
     began, options, console = time.monotonic(), parse(), Console()
-    try:
-        with tempfile.TemporaryDirectory(prefix="preceptor-tutor-") as work:
-            console.print("[bold]1[/] Starting Preceptor, with two workers")
-            with stack(MODEL, console, "tutor", workers=2) as running, running.client() as client:
-                folders, record = taught(client, options, Path(work), console)
-            console.print(f"[bold]4[/] Judging on {options.items} held-out words, without feedback")
-            task = tasks.load(TASK, {})
-            grid = {name: {TASK: judge_task(each, task, options.items, MAX_TOKENS)} for name, each in folders.items()}
-    except PreceptorError as error:
-        output.complain(error, as_json=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="preceptor-tutor-") as work:
+        console.print("[bold]1[/] Starting Preceptor, with two workers")
+        with stack(MODEL, console, "tutor", workers=2) as running, running.client() as client:
+            folders, record = taught(client, options, Path(work), console)
+        console.print(f"[bold]4[/] Judging on {options.items} held-out words, without feedback")
+        task = tasks.load(TASK, {})
+        grid = {name: {TASK: judge_task(each, task, options.items, MAX_TOKENS)} for name, each in folders.items()}
     return verdict(grid, record, options, time.monotonic() - began, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/example tutor", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs (default: 0)")
+    parser = command.parser("scripts/example tutor", __doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of the pair (default: 60)")
     parser.add_argument("--items", type=int, default=500, help="held-out words (default: 500)")
     parser.add_argument("--wrong", action="store_true", help="have the pupil read feedback that was made wrong")
@@ -91,13 +81,8 @@ def taught(client: Client, options: argparse.Namespace, work: Path, console: Con
         b=_side(before["pupil"], "pupil", 1, options),
         policy=PairPolicy(max_lag=2),
     )
-    pair = watch_pair(client, client.codistillations.start(wish))
-    if pair.state is not CodistillationState.SUCCEEDED:
-        raise PreceptorError(f"The pair {pair.id} has {pair.state}.", remedy="The reason is above.")
-    after = {"tutor": client.runs.get(pair.a.run), "pupil": client.runs.get(pair.b.run)}
-    models = {f"{name} {when}": runs[name] for name in MADE for when, runs in (("before", before), ("after", after))}
-    folders = {name: model_of(client, run, work / name.replace(" ", "-")) for name, run in models.items()}
-    return folders, client.codistillations.record(pair.id)
+    pair = finish_pair(client, client.codistillations.start(wish))
+    return models_of_pair(client, before, pair, work), client.codistillations.record(pair.id)
 
 
 def verdict(grid: showing.Grid, record: Record, options: argparse.Namespace, seconds: float, console: Console) -> int:
@@ -151,7 +136,6 @@ def _student(client: Client, base: str, name: str, options: argparse.Namespace, 
 
 
 def _side(made: Run, name: str, number: int, options: argparse.Namespace) -> SideCreate:
-    assert made.result is not None and made.result.model is not None, "a run that succeeded has a model"
     words = {**lessons.WORDS, "kind": "better_tutor", "wrong": options.wrong and name == "pupil"}
     return SideCreate(
         run=RunCreate(
@@ -162,7 +146,7 @@ def _side(made: Run, name: str, number: int, options: argparse.Namespace) -> Sid
                 "teacher": {"kind": "frozen"},
                 "rollout": {"samples": 2, "max_tokens": MAX_TOKENS},
             },
-            student=made.result.model,
+            student=artifact_of(made),
             teachers={"self": "base"},
             data=TaskSource(task=TASK),
             training={
@@ -179,4 +163,4 @@ def _side(made: Run, name: str, number: int, options: argparse.Namespace) -> Sid
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.exit_code(main))
