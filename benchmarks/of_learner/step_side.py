@@ -157,7 +157,7 @@ def trl(work: Work, out: Path) -> dict[str, Any]:
     """TRL's trainer; what it saw and found in its first step is left in `out`."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer, TrainerCallback
-    from trl.experimental.sdft import SDFTConfig, SDFTTrainer  # pyright: ignore[reportMissingImports]
+    from trl.experimental.sdft import SDFTTrainer  # pyright: ignore[reportMissingImports]
 
     clock, first = Clock(), dict[str, Any]()
 
@@ -190,47 +190,17 @@ def trl(work: Work, out: Path) -> dict[str, Any]:
                 first["prompts"] = [_kept(*row) for row in rows]
             return loss
 
-    training, tasks = work["training"], [task for step in work["steps"] for task in step]
     tokenizer = AutoTokenizer.from_pretrained(work["student"])
     tokenizer.eos_token = tokenizer.pad_token  # it asks for one; nothing ends with it, see below
     with tempfile.TemporaryDirectory() as folder:
-        config = SDFTConfig(
-            output_dir=folder,
-            use_cpu=True,
-            bf16=False,
-            model_init_kwargs={"dtype": "float32"},
-            gradient_checkpointing=False,
-            per_device_train_batch_size=len(work["steps"][0]) * work["group"],
-            num_generations=work["group"],
-            max_steps=len(work["steps"]),
-            shuffle_dataset=False,
-            max_completion_length=work["tokens"],
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            teacher_model_kind="base",
-            teacher_prompt_template=work["template"],
-            distillation_mode="full_logits",
-            distillation_alpha=0.5,
-            distillation_is_clip=None,
-            learning_rate=training["learning_rate"],
-            lr_scheduler_type="constant",
-            adam_beta1=training["betas"][0],
-            adam_beta2=training["betas"][1],
-            weight_decay=training["weight_decay"],
-            max_grad_norm=training["clip_norm"],
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         rows = [
             {"prompt": [{"role": "user", "content": task["question"]}], "privileged_context": task["reference"]}
-            for task in tasks
+            for step in work["steps"]
+            for task in step
         ]
         trainer = Watched(
             model=work["student"],
-            args=config,
+            args=_config(work, folder),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Watcher()],
@@ -239,6 +209,43 @@ def trl(work: Work, out: Path) -> dict[str, Any]:
         trainer.train()
     out.write_text(json.dumps(first))
     return clock.found()
+
+
+def _config(work: Work, folder: str) -> Any:
+    """TRL's settings for the work that ours does."""
+    from trl.experimental.sdft import SDFTConfig  # pyright: ignore[reportMissingImports]
+
+    training = work["training"]
+    return SDFTConfig(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=False,
+        model_init_kwargs={"dtype": "float32"},
+        gradient_checkpointing=False,
+        per_device_train_batch_size=len(work["steps"][0]) * work["group"],
+        num_generations=work["group"],
+        max_steps=len(work["steps"]),
+        shuffle_dataset=False,
+        max_completion_length=work["tokens"],
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        teacher_model_kind="base",
+        teacher_prompt_template=work["template"],
+        distillation_mode="full_logits",
+        distillation_alpha=0.5,
+        distillation_is_clip=None,
+        learning_rate=training["learning_rate"],
+        lr_scheduler_type="constant",
+        adam_beta1=training["betas"][0],
+        adam_beta2=training["betas"][1],
+        weight_decay=training["weight_decay"],
+        max_grad_norm=training["clip_norm"],
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _kept(ids: list[int], mask: list[int]) -> list[int]:
