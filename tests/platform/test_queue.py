@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import pickle
+import pickle  # noqa: TID251  what a hostile message is made of
 import ssl
 from collections.abc import Iterator
 from pathlib import Path

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from preceptor_trainer.views import BlockView, Opinion
@@ -68,6 +69,9 @@ class Sums:
         """Means by name, and largest values."""
         means = {name: value / max(self.counts.get(name, self.tokens), 1) for name, value in self.values.items()}
         return means | self.most
+
+
+SUMS = TypeAdapter(Sums)
 
 
 def diagnose(block: BlockView, sums: Sums) -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from preceptor.errors import Invalid
 from preceptor.wire.pairs import Outcomes
@@ -28,6 +29,8 @@ Value = TypeVar("Value")
 
 Z95 = 1.959963984540054
 """97.5% quantile of the standard normal distribution."""
+_HITS, _LENGTHS = TypeAdapter(list[bool]), TypeAdapter(list[int])
+_SHARES, _SUM = TypeAdapter(list[float]), TypeAdapter(float)
 
 
 class Evaluator:
@@ -60,10 +63,10 @@ class Evaluator:
         began = monotonic()
         jobs = [self._job(task, 0) for task in self._mine]
         written = self._sampler.sample(jobs, temperature=0.0)
-        hits = self._whole([self._right(task, each) for task, each in zip(self._mine, written, strict=True)])
-        lengths = self._whole([len(each.token_ids) for each in written])
+        hits = self._whole([self._right(task, each) for task, each in zip(self._mine, written, strict=True)], _HITS)
+        lengths = self._whole([len(each.token_ids) for each in written], _LENGTHS)
         n, correct = len(hits), sum(hits)
-        shares = self._whole(self._sampled()) if self._samples else []
+        shares = self._whole(self._sampled(), _SHARES) if self._samples else []
         return Evaluation(
             step=step,
             n=n,
@@ -71,7 +74,7 @@ class Evaluator:
             accuracy=correct / n,
             ci95=half_width(correct, n),
             mean_length=sum(lengths) / n,
-            entropy=sum(self._ranks.every(self._entropy(jobs, written))) / sum(lengths),
+            entropy=sum(self._ranks.every(self._entropy(jobs, written), _SUM)) / sum(lengths),
             samples=self._samples,
             sampled_accuracy=sum(shares) / n if shares else None,
             sampled_ci95=mean_half_width(shares) if shares else None,
@@ -91,9 +94,9 @@ class Evaluator:
         written = dict(zip(jobs, self._sampler.sample(list(jobs.values()), temperature=0.0), strict=True))
         return [self._attempt(task, written[at]) if at in written else None for at, task in enumerate(tasks)]
 
-    def _whole(self, mine: Sequence[Value]) -> list[Value]:
+    def _whole(self, mine: list[Value], kind: TypeAdapter[list[Value]]) -> list[Value]:
         """All ranks' values, in the order of the tasks."""
-        count, every = self._ranks.count, self._ranks.every(list(mine))
+        count, every = self._ranks.count, self._ranks.every(mine, kind)
         return [every[at % count][at // count] for at in range(len(self._tasks))]
 
     def _sampled(self) -> list[float]:

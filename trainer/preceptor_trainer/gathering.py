@@ -9,10 +9,11 @@ Shape letters: T tokens, B rollouts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from preceptor_trainer.batch import Batch, Slot, moved
@@ -31,6 +32,10 @@ class Outline:
     spanned: bool
     slots: Mapping[str, int]
     """By context."""
+
+
+_OUTLINE = TypeAdapter(Outline)
+_COUNTS = TypeAdapter(list[int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +74,29 @@ class Global:
         """Added up over ranks."""
         if self.ranks.mesh is None:
             return sums
-        return torch.stack(self.ranks.every(sums.cpu())).sum(0).to(sums.device)
+        return torch.stack([each["sums"] for each in self.ranks.every_tensor({"sums": sums})]).sum(0).to(sums.device)
 
     def view(self, view: TokenView) -> TokenView:
         """Of all ranks' tokens."""
         if self.ranks.mesh is None:
             return view
-        return _joined(self.ranks.every(_on(view, torch.device("cpu"))), view.token_T.device)
+        found = self.ranks.every_tensor(_parts(view))
+        return _joined([_view(each, view) for each in found], view.token_T.device)
 
     def scalars(self, opinions: Sequence[Sequence[Scalars]] | None) -> Sequence[Sequence[Scalars]] | None:
         """Of all ranks' tokens, by term and opinion."""
         if self.ranks.mesh is None or opinions is None:
             return opinions
         device = next((each.logprob_T.device for term in opinions for each in term), torch.device("cpu"))
-        found = self.ranks.every([[moved(each, torch.device("cpu")) for each in term] for term in opinions])
+        named = {f"{term}/{k}": each for term, heard in enumerate(opinions) for k, each in enumerate(heard)}
+        found = self.ranks.every_tensor(_named(named))
+        counts = self.ranks.every([len(term) for term in opinions], _COUNTS)
         # A rank without a token has walked no block: it says nothing of how many opinions there are.
-        heard = [each for each, outline in zip(found, self.outlines, strict=True) if outline.tokens]
-        return [[moved(_cat(same), device) for same in zip(*term, strict=True)] for term in zip(*heard, strict=True)]
+        heard = [at for at, outline in enumerate(self.outlines) if outline.tokens]
+        return [
+            [moved(_cat([_scalars(found[at], f"{term}/{k}") for at in heard]), device) for k in range(count)]
+            for term, count in enumerate(counts[heard[0]] if heard else ())
+        ]
 
     def plan(self, plan: TermWeights) -> TermWeights:
         """This rank's part of it."""
@@ -96,13 +107,50 @@ def outline(ranks: Ranks, batch: Batch, passes: int) -> Global:
     """Of the share that is `batch` and every other."""
     slots = {name: len(slots) for name, slots in batch.slots.items()}
     mine = Outline(tokens=batch.tokens, passes=passes, spanned=batch.spanned, slots=slots)
-    return Global(ranks=ranks, outlines=ranks.every(mine))
+    return Global(ranks=ranks, outlines=ranks.every(mine, _OUTLINE))
 
 
 def _absent(slots: Sequence[Slot], count: int) -> Iterator[Slot]:
     for _ in range(count - len(slots)):
         gone_T = torch.zeros_like(slots[0].present_T)
         yield replace(slots[0], logprob_T=gone_T, present_T=gone_T, weight_T=gone_T, span_T=None, stamps={})
+
+
+def _named(scalars: Mapping[str, Scalars]) -> dict[str, Tensor]:
+    """Every tensor of them, by its owner's name and its own."""
+    return {f"{name}/{field}": value for name, each in scalars.items() for field, value in _tensors(each).items()}
+
+
+def _tensors(of: Scalars | TokenView) -> dict[str, Tensor]:
+    """Those that are its own fields."""
+    held = {each.name: getattr(of, each.name) for each in fields(of)}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def _scalars(found: Mapping[str, Tensor], name: str) -> Scalars:
+    """Back from `_named`."""
+    mine = {each.name: found.get(f"{name}/{each.name}") for each in fields(Scalars)}
+    return Scalars(**{field: value for field, value in mine.items() if value is not None})
+
+
+def _parts(view: TokenView) -> dict[str, Tensor]:
+    """Every tensor of it, by name."""
+    opinions = {f"{name}/{k}": each for name, slots in view.contexts.items() for k, each in enumerate(slots)}
+    return _tensors(view) | _named({"student": view.student, "behaviour": view.behaviour}) | _named(opinions)
+
+
+def _view(found: Mapping[str, Tensor], like: TokenView) -> TokenView:
+    """Back from `_parts`; it has the contexts that `like` has."""
+    return replace(
+        like,
+        student=_scalars(found, "student"),
+        behaviour=_scalars(found, "behaviour"),
+        contexts={
+            name: tuple(_scalars(found, f"{name}/{k}") for k in range(len(slots)))
+            for name, slots in like.contexts.items()
+        },
+        **{name: found[name] for name in _tensors(like)},
+    )
 
 
 def _joined(views: Sequence[TokenView], device: torch.device) -> TokenView:

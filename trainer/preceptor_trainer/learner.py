@@ -7,14 +7,16 @@ import threading
 from collections.abc import Sequence
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from preceptor.wire.runs import Training
 from preceptor_trainer.batch import Batch, narrow_view, share_spans
+from preceptor_trainer.diagnostics import SUMS
 from preceptor_trainer.gathering import outline
 from preceptor_trainer.grouping import Cut, cuts, why_padded
 from preceptor_trainer.heap import give_back
-from preceptor_trainer.loss import Sums, blank_scalars, blocks, first_pass, fold, log_softmax
+from preceptor_trainer.loss import NonFiniteLoss, Sums, blank_scalars, blocks, first_pass, fold, log_softmax
 from preceptor_trainer.model import Head, Model
 from preceptor_trainer.optim import Optimizer
 from preceptor_trainer.recipe import Recipe
@@ -28,6 +30,7 @@ KEPT_BYTES = 1 << 28
 """What a pass on a CPU may keep for its way back, about: a few hundred tokens are computed as fast as thousands."""
 FEWEST = 128
 """Tokens that make a pass worth its while, whatever they keep."""
+_WHY = TypeAdapter[str | None](str | None)
 
 
 class Learner:
@@ -106,7 +109,7 @@ class Learner:
             list(learning.passes(passes, all_of_it.passes)),
         )
         total = Sums()
-        for each in learning.ranks.every(sums):
+        for each in learning.ranks.every(sums, SUMS):
             total.merge(each)
         return total
 
@@ -137,9 +140,9 @@ class Learner:
             learning.backward(hidden_TD, grad_TD)
             give_back()
         learning.close(head)
-        for error in learning.ranks.every(failed):
-            if error is not None:
-                raise error
+        for why in learning.ranks.every(None if failed is None else str(failed), _WHY):
+            if why is not None:
+                raise failed or NonFiniteLoss(why)
         return total
 
 

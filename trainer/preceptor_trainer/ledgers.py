@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from preceptor.ledgers import added
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Ledger, TeacherLedger
 from preceptor_trainer.asking import Asked
 from preceptor_trainer.batch import Row
 from preceptor_trainer.flow import Taken, Times
+from preceptor_trainer.sharing import Written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What a rank has done of a step, without what only the learner needs."""
+    """What a rank has done of a step, without what only the learner needs. Counts are those of `Asked`."""
 
-    rows: Sequence[Row]
-    asked: Asked
+    rows: Sequence[Written]
+    contexts: int
+    scored: int
+    stamped: int
+    masked: int | None
+    unrouted: int
+    debates: Sequence[HeldDebate]
     teachers: Mapping[str, TeacherLedger]
     learned: int
     """Positions that went through the student."""
@@ -25,13 +34,25 @@ class Share:
     """Metrics that add up over ranks."""
 
 
-def share_of(rows: Sequence[Row], asked: Asked, taken: Taken, learned: int, counts: Mapping[str, float]) -> Share:
+SHARE = TypeAdapter(Share)
+
+
+def share_of(rows: Sequence[Written], asked: Asked, taken: Taken, learned: int, counts: Mapping[str, float]) -> Share:
     """Of these rollouts; `learned` positions went through the student for them, and `counts` were counted, beside what
     the parts' texts come to."""
     teachers = added([part.teachers for part in taken.parts])
     told = _summed([part.heard.told for part in taken.parts if part.heard is not None])
     return Share(
-        rows=rows, asked=replace(asked, slots={}), teachers=teachers, learned=learned, counts={**counts, **told}
+        rows=rows,
+        contexts=asked.contexts,
+        scored=asked.scored,
+        stamped=asked.stamped,
+        masked=asked.masked,
+        unrouted=asked.unrouted,
+        debates=asked.debates,
+        teachers=teachers,
+        learned=learned,
+        counts={**counts, **told},
     )
 
 
@@ -45,11 +66,10 @@ def _summed(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(counts.get(name, 0.0) for counts in each) for name in names}
 
 
-def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:
-    """Of the step that was shared so. `times` are the first rank's own."""
-    rows = [row for share in shares for row in share.rows]
+def ledger_of(rows: Sequence[Row], shares: Sequence[Share], times: Times) -> Ledger:
+    """Of the step that was shared so; `rows` are all ranks'. `times` are the first rank's own."""
     groups = {(row.task.id, row.prompt_ids) for row in rows}
-    masks = [share.asked.masked for share in shares if share.asked.masked is not None]
+    masks = [share.masked for share in shares if share.masked is not None]
     masked = {"masked": sum(masks)} if masks else {}
     return Ledger(
         seconds=dict(times.seconds),
@@ -62,9 +82,9 @@ def ledger_of(shares: Sequence[Share], times: Times) -> Ledger:
             **masked,
         },
         rollouts=len(rows),
-        contexts=sum(share.asked.contexts for share in shares),
-        scored_sequences=sum(share.asked.scored for share in shares),
-        stamped_sequences=sum(share.asked.stamped for share in shares),
-        unrouted=sum(share.asked.unrouted for share in shares),
+        contexts=sum(share.contexts for share in shares),
+        scored_sequences=sum(share.scored for share in shares),
+        stamped_sequences=sum(share.stamped for share in shares),
+        unrouted=sum(share.unrouted for share in shares),
         teachers=added([share.teachers for share in shares]),
     )

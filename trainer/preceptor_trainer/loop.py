@@ -29,7 +29,7 @@ from preceptor_trainer.hearing import Hearing
 from preceptor_trainer.keeping import Keeper
 from preceptor_trainer.leaks import LeakCheck
 from preceptor_trainer.learner import Learner
-from preceptor_trainer.ledgers import counted, ledger_of, share_of
+from preceptor_trainer.ledgers import SHARE, counted, ledger_of, share_of
 from preceptor_trainer.minutes import Book
 from preceptor_trainer.mismatch import as_written
 from preceptor_trainer.opinions import Opinions
@@ -42,6 +42,7 @@ from preceptor_trainer.reporting import Reporter, Signal
 from preceptor_trainer.sampler import LocalSampler
 from preceptor_trainer.samplers import Remote, open_sampler
 from preceptor_trainer.self_teacher import Publisher, open_self_teacher
+from preceptor_trainer.sharing import Sharing
 from preceptor_trainer.skill_bank import RunBank, WithSkills
 from preceptor_trainer.snapshot import own_tokenizer
 from preceptor_trainer.student import open_learning, open_student
@@ -109,9 +110,8 @@ class Loop:
         book: Book | None,
     ) -> None:
         torch.set_num_threads(run.training.threads)
-        self._run, self._ranks = run, ranks
+        self._run, self._ranks, self._reporter = run, ranks, reporter
         self._bank, self._data = bank, data if bank is None else WithSkills(data, bank)
-        self._reporter = reporter
         recipe = Recipe.model_validate(run.resolved)
         self._verifier: Verifier = recipe.verifier or data.verifier
         opened = open_student(student, run.training, resume, ranks.device)
@@ -126,9 +126,9 @@ class Loop:
         self._leaks = leaks = LeakCheck(recipe, run.training.leak_check)
         self._writer = Writer(recipe.rollout, writing, self._sampling.sampler, seed, leaks)
         dtype = self._learner.dtype
-        self._tasks: Callable[[int], Sequence[Task]] = lambda step: self._data.train(step, run.training.batch, seed)
+        self._sharing = sharing = Sharing(lambda step: self._data.train(step, run.training.batch, seed), ranks)
         self._opinions = Opinions(
-            recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, self._tasks, book
+            recipe, asking, scorer, seed, dtype, run.alignment, leaks, paired.meet, sharing.all, book
         )
         self._hearing = Hearing(self._opinions, scorer)
         self._evaluator = Evaluator(
@@ -184,7 +184,7 @@ class Loop:
         return Pipeline(
             range(self._keeper.state.step + 1, training.steps + 1),
             training.max_lag,
-            tasks=lambda step: self._ranks.share(self._tasks(step)),
+            tasks=self._sharing.mine,
             write=self._write,
             stages={"verify": self._verify, "score": self._hearing},
         )
@@ -204,8 +204,9 @@ class Loop:
         batch = build_batch(rows, asked.slots, step, self._learner.dtype)
         metrics = self._learn(batch)
         taken.times.seconds["learn"] += monotonic() - learning
-        shares = self._ranks.every(share_of(rows, asked, taken, self._learner.positions, self._leaks.metrics(step)))
-        written = [row for share in shares for row in share.rows]
+        told, counts = self._sharing.written(step, rows), self._leaks.metrics(step)
+        shares = self._ranks.every(share_of(told, asked, taken, self._learner.positions, counts), SHARE)
+        written = self._sharing.done(step, [row for share in shares for row in share.rows])
         if self._bank is not None:
             last = step == self._run.training.steps
             self._tell(self._bank.learned(batch, written, step, self._ranks, self._evaluator, last), step)
@@ -218,9 +219,9 @@ class Loop:
         with taken.times.of("publish"):
             self._paired.publish(step, written)
         metrics |= self._paired.metrics(step)
-        if held := [each for share in shares for each in share.asked.debates]:
+        if held := [each for share in shares for each in share.debates]:
             self._reporter.debates(held)
-        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(shares, taken.times))
+        report = StepReport(step=step, metrics=metrics, ledger=ledger_of(written, shares, taken.times))
         return report, samples_of(batch, self._run.training.samples_kept, self._text), trips
 
     def _tell(self, told: Mapping[str, object] | None, step: int) -> None:
@@ -238,8 +239,7 @@ class Loop:
 
     def _leave(self) -> Ended:
         """Somebody wants the run to stop while it waits for a batch: after the last step that was done."""
-        step = self._keeper.state.step
-        signal = self._reporter.signal()
+        step, signal = self._keeper.state.step, self._reporter.signal()
         self._reporter.checkpoint(self._keeper.checkpoint(), step)
         # A wish that was taken back meanwhile: the run is given back, and whoever takes it goes on.
         return Ended(signal=Signal.STOP if signal in (Signal.GO, Signal.AGAIN) else signal, step=step)

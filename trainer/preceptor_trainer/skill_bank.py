@@ -16,6 +16,8 @@ from math import isfinite
 from random import Random
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
 from preceptor.errors import TeacherUnavailable
 from preceptor.skills.bankfile import content_of
 from preceptor.skills.embedding import Embedder
@@ -39,6 +41,8 @@ NUMBERS = "skill_numbers"
 CLIP = 3.0
 """Bound of a token's log-ratio in a teacher's support, as in SGSD (arXiv:2605.28791)."""
 Told = dict[str, object]
+_PUBLISHED = TypeAdapter(dict[int, int])
+_USES = TypeAdapter(list[SkillUse])
 
 
 class Shelf(Protocol):
@@ -104,7 +108,7 @@ class RunBank:
         if ranks.first and growing is not None and growing.cold_start and not self._at(1).skills:
             start = cold_start(growing, data, batch, seed, student, self._reply)
             told = self._publish(start.skills, 0, f", {start.told}")
-        self._published = dict(ranks.told(self._published))
+        self._published = ranks.told(self._published, _PUBLISHED)
         return told
 
     def learned(
@@ -116,7 +120,7 @@ class RunBank:
         where success is high by then: to a student that has learned a skill, seeing it is of no use, and may do harm.
         Returns what is to be told of it.
         """
-        used = [each for mine in ranks.every(uses_of(batch, self._reading)) for each in mine]
+        used = [each for mine in ranks.every(uses_of(batch, self._reading), _USES) for each in mine]
         told = None
         if ranks.first:
             growing, tried = self._growing, [(row.task, _seen(row)) for row in rows]
@@ -128,7 +132,7 @@ class RunBank:
             if told is None and leaves:
                 left = self._publish((), step, ", by what it was measured to be worth")
                 told = left if left["evicted"] else None
-        self._published = dict(ranks.told(self._published))
+        self._published = ranks.told(self._published, _PUBLISHED)
         return told
 
     def _tried(self, rows: Sequence[Row], step: int, student: Answering) -> list[SkillUse]:

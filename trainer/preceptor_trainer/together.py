@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
 
 from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Sample, StepReport
-from preceptor_trainer.ranks import Ranks
+from preceptor_trainer.ranks import NOTHING, Ranks
 from preceptor_trainer.reporting import Reporter, Signal
 
 News = TypeVar("News")
+_SIGNAL = TypeAdapter(Signal)
 
 
 class Together(Generic[News]):
@@ -23,23 +26,24 @@ class Together(Generic[News]):
         first: Reporter | None,
         news: Callable[[], News | None] = lambda: None,
         hear: Callable[[News], object] = lambda news: None,
+        kind: TypeAdapter[Any] = NOTHING,
         stopping: Callable[[], bool] = lambda: False,
         hangs: Callable[[], bool] = lambda: False,
         again: Callable[[], object] = lambda: None,
     ) -> None:
         """`first`: the first rank's reporter, None on the others. What its `news` returns, whenever the loop asks for
-        a signal, all ranks `hear`; None is no news. `stopping`: whether this rank has been told to stop. `hangs`:
-        whether it waits in vain for a teacher that is to be replaced; where one does, all ask anew, and `again` is
-        called."""
+        a signal, all ranks `hear`; None is no news. `kind`: of news, or None. `stopping`: whether this rank has been
+        told to stop. `hangs`: whether it waits in vain for a teacher that is to be replaced; where one does, all ask
+        anew, and `again` is called."""
         self._ranks, self._first = ranks, first
-        self._news, self._hear, self._stopping = news, hear, stopping
+        self._news, self._hear, self._kind, self._stopping = news, hear, kind, stopping
         self._hangs, self._again = hangs, again
 
     def step(self, report: StepReport, samples: Sequence[Sample]) -> Signal:
         return self._agreed(Signal.GO if self._first is None else self._first.step(report, samples))
 
     def signal(self) -> Signal:
-        news = self._ranks.told(None if self._first is None else self._news())
+        news = self._ranks.told(None if self._first is None else self._news(), self._kind)
         if news is not None:
             self._hear(news)
         signal = self._agreed(Signal.GO if self._first is None else self._first.signal())
@@ -50,7 +54,7 @@ class Together(Generic[News]):
 
     def _agreed(self, mine: Signal) -> Signal:
         """The first rank's signal; where that is to go on, and some rank has been told to stop, all stop."""
-        wishes = self._ranks.every(Signal.STOP if mine is Signal.GO and self._stopping() else mine)
+        wishes = self._ranks.every(Signal.STOP if mine is Signal.GO and self._stopping() else mine, _SIGNAL)
         return next((wish for wish in wishes if wish is not Signal.GO), Signal.GO)
 
     def evaluation(self, evaluation: Evaluation) -> None:

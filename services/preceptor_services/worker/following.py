@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
 from preceptor.pool import TeacherPool
 from preceptor.replicas import Changes
 from preceptor.wire.runs import LeaseGrant
@@ -26,6 +28,9 @@ class News:
     refilled: Refilled
     """Whom to ask from `step` on, by role; None: nobody."""
     step: int
+
+
+NEWS = TypeAdapter[News | None](News | None)
 
 
 class Following:

@@ -19,7 +19,7 @@ from preceptor.wire.data import DatasetSource
 from preceptor.wire.runs import LeaseGrant, Run
 from preceptor_services.worker.bench import Bench
 from preceptor_services.worker.debate_book import DebateBook
-from preceptor_services.worker.following import Following, News, hear_along
+from preceptor_services.worker.following import NEWS, Following, News, hear_along
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.pairing import paired, peer_role
 from preceptor_services.worker.publisher import WeightsPublisher
@@ -60,7 +60,7 @@ def train_here(
         publisher = WeightsPublisher(pool, student)
         sampler = None if run.sampler is None else PoolSampler(pool, publisher)
         together = Together(
-            ranks, told, following.news, following.hear, hangs=lambda: pool.hangs, again=reporter.asked_anew
+            ranks, told, following.news, following.hear, NEWS, hangs=lambda: pool.hangs, again=reporter.asked_anew
         )
         bank, book = open_bank(run, bench.client, pool), DebateBook(bench.client, run.id)
         with paired(grant, lease, bench, student, pool, stopping) as (scorer, pair):
@@ -77,7 +77,9 @@ def train_along(grant: LeaseGrant, work: Path, bench: Bench, ranks: Ranks) -> En
     run, (student, data, resume) = grant.run, _given(grant.run, ranks, bench.cache.folder_of)
     with _pool(grant, bench, lambda: False) as pool:
         hear = partial(hear_along, pool)
-        told = Together[News](ranks, None, hear=hear, stopping=bench.stopping.is_set, hangs=lambda: pool.hangs)
+        told = Together[News](
+            ranks, None, hear=hear, kind=NEWS, stopping=bench.stopping.is_set, hangs=lambda: pool.hangs
+        )
         publisher, bank = WeightsPublisher(pool, student), open_bank(run, bench.client, pool)
         book = DebateBook(bench.client, run.id)
         return train(run, student, data, pool, told, work, resume, publisher, ranks, bank=bank, book=book)

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pydantic import TypeAdapter
+
 from preceptor.errors import Conflict, NotFound
 from preceptor.wire.runs import LeaseGrant
 from preceptor_services import tether
@@ -35,6 +37,8 @@ from preceptor_services.worker.torchrun import ENDED, HOW_IT_ENDED, ORDER, PID
 from preceptor_trainer.ranks import Ranks, joined
 
 _log = logging.getLogger(__name__)
+_GRANT = TypeAdapter[LeaseGrant | None](LeaseGrant | None)
+_SAID = TypeAdapter[LeaseGrant | str](LeaseGrant | str)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +71,7 @@ def _for_a_worker(work: Path, bench: Bench, ranks: Ranks) -> None:
         (work / PID).write_text(str(os.getpid()))
         grant = LeaseGrant.model_validate_json((work / ORDER).read_text())
         (work / ORDER).unlink()
-    grant = ranks.told(grant)
+    grant = ranks.told(grant, _GRANT)
     assert grant is not None, "the first rank has read it"
     if not ranks.first:
         train_along(grant, work, bench, ranks)
@@ -83,7 +87,7 @@ def _by_itself(run_id: str, bench: Bench, ranks: Ranks) -> int:
     said: LeaseGrant | str = ""
     if ranks.first:
         said = _lease(run_id, bench, ranks.count)
-    said = ranks.told(said)
+    said = ranks.told(said, _SAID)
     if isinstance(said, str):
         _log.error("run %s: %s", run_id, said)
         return 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # noqa: TID251  a user's process pool does that to them
 import re
 
 import pytest

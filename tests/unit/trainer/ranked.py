@@ -15,11 +15,13 @@ import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +42,8 @@ from preceptor_trainer.together import Together
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run
 
 ROOT = Path(__file__).parents[3]
+_NEWS = TypeAdapter[dict[str, str | None] | None](dict[str, str | None] | None)
+_SAID = TypeAdapter(tuple[int, str, tuple[float, ...]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +137,7 @@ def _run(ranks: Ranks, plan: Plan) -> None:
         reporter if ranks.first else None,
         lambda: news.pop() if news else None,
         lambda each: scorer.refill(each),
+        _NEWS,
         hangs=scorer.waits.is_set,
     )
     ended = train(
@@ -160,6 +165,29 @@ def _run(ranks: Ranks, plan: Plan) -> None:
         "kept_step": None if ended.result is None else ended.result.kept_step,
     }
     (work / "told.json").write_text(json.dumps(told))
+
+
+def _exchange(ranks: Ranks) -> None:
+    """What every rank has reaches all others as it was: values of other lengths, tensors of other shapes and types."""
+    told = [(at, "é\x00" * 1000 * at, (nan, inf, -0.0, 0.1 + at)) for at in range(ranks.count)]
+    assert repr(ranks.every(told[ranks.rank], _SAID)) == repr(told)
+    assert repr(ranks.told(told[ranks.rank], _SAID)) == repr(told[0])
+    assert not ranks.all(ranks.first) and ranks.all(True)
+    kinds = (torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.uint8)
+    held = [
+        {str(kind): (torch.arange(3 * at).view(at, 3) % 2).to(kind).t() for kind in kinds} for at in range(ranks.count)
+    ]
+    shared = held[ranks.rank]
+    for own, theirs in zip(held, ranks.every_tensor(shared | {"same memory": shared["torch.bool"]}), strict=True):
+        _alike(theirs, own | {"same memory": own["torch.bool"]})
+    last = {"of": torch.full((2, 3), 0.1).t(), "narrow": torch.ones(0, dtype=torch.bfloat16)}
+    _alike(ranks.copied(last if ranks.first else {}), last)
+
+
+def _alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, each in wanted.items():
+        assert found[name].dtype == each.dtype and torch.equal(found[name], each), name
 
 
 def _poisoned(step: int | None) -> Any:
@@ -239,6 +267,7 @@ class _Following(LocalScorer):
 def main(arguments: Sequence[str]) -> None:
     plans = [Plan(**each) for each in json.loads(Path(arguments[0]).read_text())]
     with joined() as ranks:
+        _exchange(ranks)
         for plan in plans:
             _run(ranks, plan)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from preceptor.wire.runs import Training
 from preceptor_trainer import recipes
@@ -109,6 +110,7 @@ RANK = """
 import sys
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from tests.unit.trainer.test_loss_reference import DIVERGENCES, case, recipe
 from preceptor_trainer.loss import blank_scalars, fold
 from preceptor_trainer.parts.targets import Single
@@ -126,7 +128,7 @@ _, sums = fold(given, on.batch, view, plans, on.head, on.hidden_TD[begin:end], b
 loss, grad = torch.tensor(sums.loss, dtype=torch.float64), on.head.weight_VD.grad
 dist.all_reduce(loss)
 dist.all_reduce(grad)
-torch.save((loss, grad), f"{out}/{rank}.pt")
+save_file({"loss": loss, "grad": grad}, f"{out}/{rank}.safetensors")
 dist.destroy_process_group()
 """
 
@@ -150,6 +152,6 @@ def test_two_ranks_add_up_to_one(tmp_path: Path) -> None:
         assert process.returncode == 0, said
     wanted = composed(recipe(DIVERGENCES["jsd"], contexts=["a"], target=Single(context="a")), case({"a": ["topk"]}))
     for rank in range(2):
-        loss, grad = torch.load(tmp_path / f"{rank}.pt")
-        assert float(loss) == pytest.approx(wanted[0], abs=1e-12)
-        torch.testing.assert_close(grad, wanted[2], atol=1e-12, rtol=0)
+        found = load_file(tmp_path / f"{rank}.safetensors")
+        assert float(found["loss"]) == pytest.approx(wanted[0], abs=1e-12)
+        torch.testing.assert_close(found["grad"], wanted[2], atol=1e-12, rtol=0)
