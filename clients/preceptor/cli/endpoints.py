@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from preceptor.cli import output
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.client import Client
-from preceptor.errors import Invalid, NotFound
+from preceptor.errors import NotFound
 from preceptor.wire.teachers import Card, EndpointCreate, Replica, Teacher, TeacherKind
 
 app = typer.Typer(help="Have a teacher answer at several URLs.", no_args_is_help=True)
@@ -33,11 +32,7 @@ def add(
     as_json: output.Json = False,
 ) -> None:
     """Have a teacher answer at one more URL, for runs that are under way too. The same model must answer there."""
-    try:
-        create = EndpointCreate(url=endpoint_url, key_env=key_env)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise Invalid(f"{first['loc'][0]}: {first['msg']}.") from None
+    create = EndpointCreate(url=endpoint_url, key_env=key_env)
     with connect(url, key_file) as client:
         show_teacher(client.teachers.add_endpoint(name, create), as_json)
 

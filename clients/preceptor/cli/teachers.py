@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from preceptor.cli import endpoints, output
 from preceptor.cli.endpoints import show_teacher
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
-from preceptor.errors import Invalid
 from preceptor.fingerprint import tokenizer_card
 from preceptor.samples import token_samples
 from preceptor.wire.teachers import Teacher, TeacherCreate, TeacherKind
@@ -104,18 +102,11 @@ def rm(name: Name, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: ou
 def _create(
     name: str, teacher_url: str, kind: TeacherKind, key_env: str | None, model: str | None, tokenizer: Path | None
 ) -> TeacherCreate:
-    """The wish, with the tokenizer of a model folder where a stock server cannot state its own. Raises Invalid."""
+    """The wish, with the tokenizer of a model folder where a stock server cannot state its own."""
     card = None
     if tokenizer is not None:
         card = tokenizer_card(tokenizer).model_copy(update={"samples": token_samples(tokenizer)})
-    try:
-        return TeacherCreate(name=name, url=teacher_url, kind=kind, key_env=key_env, model=model, tokenizer=card)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Invalid(
-            f"{field}: {first['msg']}." if field else f"{first['msg'].removeprefix('Value error, ')}."
-        ) from None
+    return TeacherCreate(name=name, url=teacher_url, kind=kind, key_env=key_env, model=model, tokenizer=card)
 
 
 def _urls(teacher: Teacher) -> str:
