@@ -10,17 +10,19 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from preceptor.errors import Invalid, PreceptorError, ServerFault, Unreachable, error_for
-from preceptor.wire.common import Problem
+from preceptor.wire.common import Page, Problem
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item", bound=BaseModel)
 Params = Mapping[str, str | int | float | bool | None]
 
 DEFAULT_URL = "http://127.0.0.1:8420"
@@ -124,12 +126,25 @@ class Connection:
         body: BaseModel | None = None,
         *,
         params: Params | None = None,
-        headers: Mapping[str, str] | None = None,
         twice_is_once: bool = False,
     ) -> Answer:
         """POST, the answer parsed as `kind`."""
-        answer = self.send("POST", path, params=params, body=body, headers=headers, twice_is_once=twice_is_once)
-        return self.parse(kind, answer)
+        return self.parse(kind, self.send("POST", path, params=params, body=body, twice_is_once=twice_is_once))
+
+    def start(self, kind: type[Answer], path: str, wish: BaseModel, idempotency_key: str | None) -> Answer:
+        """POST of a wish, which becomes one `kind` under its key however often it is sent; None: a key of its own."""
+        headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
+        return self.parse(kind, self.send("POST", path, body=wish, headers=headers, twice_is_once=True))
+
+    def pages(self, kind: type[Item], path: str, params: Params | None = None) -> Iterator[Item]:
+        """GET all of a list, page by page."""
+        asked = dict(params or {})
+        while True:
+            page = self.get(Page[kind], path, params=asked)
+            yield from page.items
+            if page.next_cursor is None:
+                return
+            asked["cursor"] = page.next_cursor
 
     @contextmanager
     def stream(

@@ -15,7 +15,6 @@ from pathlib import Path
 from preceptor.connection import ATTEMPTS, Connection
 from preceptor.errors import Conflict, Corrupt, Invalid, Overloaded, Unreachable
 from preceptor.wire.artifacts import Artifact, ArtifactFile, ArtifactKind, BlobState, Manifest, Upload
-from preceptor.wire.common import Page
 
 PIECE = 8 * 2**20
 """Bytes that one upload request carries."""
@@ -38,12 +37,7 @@ class Artifacts:
 
     def list(self, kind: ArtifactKind | None = None) -> Iterator[Artifact]:
         """All artifacts, newest first."""
-        cursor: str | None = None
-        while True:
-            page = self._connection.get(Page[Artifact], "/v1/artifacts", params={"kind": kind, "cursor": cursor})
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._connection.pages(Artifact, "/v1/artifacts", {"kind": kind})
 
     def push(self, folder: Path | str, kind: ArtifactKind | str, name: str, progress: Progress | None = None) -> str:
         """Upload a folder, or a single file, and return the artifact's id.

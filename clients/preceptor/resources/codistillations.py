@@ -3,8 +3,6 @@ student."""
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 from preceptor.connection import Connection
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, Record
 from preceptor.wire.pairs import PeerServing, Publication, PublicationReport, Published
@@ -25,8 +23,7 @@ class Codistillations:
         Raises Invalid, naming the field, where the wish cannot be carried out; Conflict where the key was used for
         another wish, or the pair's name is taken.
         """
-        headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
-        return self._connection.post(Codistillation, "/v1/codistillations", create, headers=headers, twice_is_once=True)
+        return self._connection.start(Codistillation, "/v1/codistillations", create, idempotency_key)
 
     def list(self) -> tuple[Codistillation, ...]:
         """All pairs, newest first."""

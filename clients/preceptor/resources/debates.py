@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
-from uuid import uuid4
 
 from preceptor.connection import Connection
 from preceptor.errors import PreceptorError
-from preceptor.wire.common import Page
 from preceptor.wire.debate_reports import (
     MOST_HELD,
     DebateFinish,
@@ -52,23 +50,14 @@ class Debates:
         The same key with the same wish gives the same debate. Raises Invalid, naming the field, where the wish cannot
         be carried out; Conflict where the key was used for another wish.
         """
-        key = idempotency_key or uuid4().hex
-        return self._connection.post(
-            Debate, "/v1/debates", create, headers={"Idempotency-Key": key}, twice_is_once=True
-        )
+        return self._connection.start(Debate, "/v1/debates", create, idempotency_key)
 
     def list(
         self, *, state: DebateState | None = None, run: str | None = None, step: int | None = None
     ) -> Iterator[Debate]:
         """Debates, newest first, without what was said; fetched page by page. Those that were asked for, or those that
         a run held for itself: in one step, or in all."""
-        cursor: str | None = None
-        while True:
-            params = {"state": state, "run": run, "step": step, "cursor": cursor}
-            page = self._connection.get(Page[Debate], "/v1/debates", params=params)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._connection.pages(Debate, "/v1/debates", {"state": state, "run": run, "step": step})
 
     def get(self, debate_id: str) -> Debate:
         """One debate, with what was said so far. Raises NotFound."""

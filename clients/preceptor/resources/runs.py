@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
-from uuid import uuid4
 
 from preceptor.connection import Connection
 from preceptor.errors import Overloaded, Unreachable
@@ -30,8 +28,6 @@ from preceptor.wire.runs import (
     StepsReport,
 )
 
-Kept = TypeVar("Kept", StepReport, Sample)
-
 RECONNECTS = 8
 """How often in a row a stream of events is opened again without one event before the failure is raised."""
 
@@ -50,8 +46,7 @@ class Runs:
         Raises Invalid, naming the field, where the wish cannot be carried out; Conflict where the key was used for
         another wish.
         """
-        key = idempotency_key or uuid4().hex
-        return self._connection.post(Run, "/v1/runs", create, headers={"Idempotency-Key": key}, twice_is_once=True)
+        return self._connection.start(Run, "/v1/runs", create, idempotency_key)
 
     def page(
         self,
@@ -70,12 +65,7 @@ class Runs:
         self, *, state: RunState | None = None, recipe: str | None = None, name: str | None = None
     ) -> Iterator[Run]:
         """All runs, newest first, fetched page by page."""
-        cursor: str | None = None
-        while True:
-            page = self.page(state=state, recipe=recipe, name=name, cursor=cursor)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._connection.pages(Run, "/v1/runs", {"state": state, "recipe": recipe, "name": name})
 
     def get(self, run_id: str) -> Run:
         """One run. Raises NotFound."""
@@ -140,7 +130,7 @@ class Runs:
 
     def metrics(self, run_id: str, *, after: int = 0) -> Iterator[StepReport]:
         """The steps after step `after`, in order, each with its metrics and ledger."""
-        yield from self._pages(StepReport, f"/v1/runs/{run_id}/metrics", str(after) if after else None)
+        return self._connection.pages(StepReport, f"/v1/runs/{run_id}/metrics", {"cursor": after or None})
 
     def metrics_csv(self, run_id: str) -> str:
         """All steps as CSV: a column a metric, a row a step."""
@@ -148,18 +138,11 @@ class Runs:
 
     def samples(self, run_id: str, *, step: int | None = None) -> Iterator[Sample]:
         """Rollouts that were kept, in order of step."""
-        yield from self._pages(Sample, f"/v1/runs/{run_id}/samples", None, step=step)
+        return self._connection.pages(Sample, f"/v1/runs/{run_id}/samples", {"step": step})
 
     def evaluations(self, run_id: str) -> tuple[Evaluation, ...]:
         """The run's evaluations, in order of step."""
         return self._connection.get(tuple[Evaluation, ...], f"/v1/runs/{run_id}/evaluations")
-
-    def _pages(self, kind: type[Kept], path: str, cursor: str | None, step: int | None = None) -> Iterator[Kept]:
-        while True:
-            page = self._connection.get(Page[kind], path, params={"cursor": cursor, "step": step})
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
 
     # -- for a worker -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from preceptor.connection import Connection
 from preceptor.errors import Invalid
 from preceptor.skills import bankfile
 from preceptor.skills.differing import Difference, difference
-from preceptor.wire.common import Page
 from preceptor.wire.skills import (
     Skill,
     SkillBank,
@@ -88,23 +87,11 @@ class Skills:
 
     def versions(self, bank: str) -> Iterator[SkillBankVersion]:
         """The versions of a bank, newest first, and how each came to be."""
-        cursor: str | None = None
-        while True:
-            params = {"cursor": cursor}
-            page = self._connection.get(Page[SkillBankVersion], f"/v1/skills/{bank}/versions", params=params)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._connection.pages(SkillBankVersion, f"/v1/skills/{bank}/versions")
 
     def skills(self, bank: str, *, version: int | None = None) -> Iterator[Skill]:
         """The skills of a version (None: the latest), oldest first."""
-        cursor: str | None = None
-        while True:
-            params = {"version": version, "cursor": cursor, "limit": 500}
-            page = self._connection.get(Page[Skill], f"/v1/skills/{bank}/skills", params=params)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._connection.pages(Skill, f"/v1/skills/{bank}/skills", {"version": version, "limit": 500})
 
     def search(self, bank: str, query: str, *, limit: int = 10, version: int | None = None) -> tuple[SkillHit, ...]:
         """The skills that share words with the query or are like it, best first; the rest is left out."""
