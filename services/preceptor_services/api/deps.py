@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Coroutine, Generator
 from typing import Annotated, Any, NoReturn
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from preceptor.errors import Invalid
 from preceptor.wire.common import Problem, Scope
+from preceptor.wire.runs import LeaseRequest
 from preceptor_services.api.gate import Caller
 from preceptor_services.api.plane import Plane
 from preceptor_services.db.session import Unit
@@ -58,6 +59,12 @@ Runner = Annotated[Caller, Depends(needs(Scope.RUN))]
 Admin = Annotated[Caller, Depends(needs(Scope.ADMIN))]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="How many items at most.")]
 Cursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$", description="The same key never makes two."),
+]
+Taker = Annotated[LeaseRequest, Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})]
+Fence = Annotated[int, Query(ge=0, le=2**53 - 1)]
 
 
 class StrictRequest(Request):

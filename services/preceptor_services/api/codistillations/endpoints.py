@@ -11,8 +11,7 @@ from preceptor.wire.pairs import PeerServing, PublicationReport, Published
 from preceptor.wire.runs import LeaseStatus
 from preceptor_services.api.codistillations import publishing, service
 from preceptor_services.api.codistillations.record import record
-from preceptor_services.api.deps import PlaneDep, Reader, Runner, UnitDep, router
-from preceptor_services.api.runs.endpoints import IdempotencyKey
+from preceptor_services.api.deps import IdempotencyKey, PlaneDep, Reader, Runner, UnitDep, router
 
 ROUTER = router("codistillations")
 WORKER_ROUTER = router("worker")

@@ -23,10 +23,21 @@ from preceptor.wire.debates import (
     DebateTemplateCreate,
     StoredTemplate,
 )
-from preceptor.wire.runs import Heartbeat, LeaseRequest, LeaseStatus
+from preceptor.wire.runs import Heartbeat, LeaseStatus
 from preceptor_services.api.debates import held, leases, service, templates
-from preceptor_services.api.deps import LIMIT, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
-from preceptor_services.api.runs.endpoints import IdempotencyKey
+from preceptor_services.api.deps import (
+    LIMIT,
+    Cursor,
+    Fence,
+    IdempotencyKey,
+    Limit,
+    PlaneDep,
+    Reader,
+    Runner,
+    Taker,
+    UnitDep,
+    router,
+)
 
 ROUTER = router("debates")
 _WISH = Body(
@@ -58,7 +69,6 @@ _TEMPLATE = Body(
         }
     }
 )
-_LEASE = Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})
 _TURN = {"round": 1, "debater": "ann", "argument": "The sign is lost in the second line.", "confidence": 90}
 _TURNS = Body(openapi_examples={"a turn": {"value": {"fence": 1, "turns": [_TURN]}}})
 _FINISH = Body(openapi_examples={"cancelled": {"value": {"fence": 1, "state": "cancelled"}}})
@@ -137,9 +147,7 @@ def show_debate_template(pinned: Pinned, caller: Reader, unit: UnitDep) -> Store
 
 
 @ROUTER.post("/debates/{debate_id}/lease")
-def take_debate(
-    debate_id: str, wish: Annotated[LeaseRequest, _LEASE], caller: Runner, plane: PlaneDep, unit: UnitDep
-) -> DebateGrant:
+def take_debate(debate_id: str, wish: Taker, caller: Runner, plane: PlaneDep, unit: UnitDep) -> DebateGrant:
     """For a worker: take the right to hold a debate. 409 where another has it, or there is nothing to do."""
     return leases.take(plane, unit, debate_id, wish.worker)
 
@@ -151,9 +159,7 @@ def keep_debate(debate_id: str, beat: Heartbeat, caller: Runner, plane: PlaneDep
 
 
 @ROUTER.delete("/debates/{debate_id}/lease", status_code=204)
-def release_debate(
-    debate_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep, fence: Annotated[int, Query(ge=0, le=2**53 - 1)]
-) -> None:
+def release_debate(debate_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep, fence: Fence) -> None:
     """For a worker: give the lease back. The debate is queued again, for any worker."""
     leases.release(plane, unit, debate_id, fence)
 

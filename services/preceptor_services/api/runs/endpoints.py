@@ -11,7 +11,18 @@ from starlette.concurrency import run_in_threadpool
 from preceptor.wire.common import Page
 from preceptor.wire.fillings import Refill
 from preceptor.wire.runs import Evaluation, Run, RunCreate, RunState, Sample, StepReport
-from preceptor_services.api.deps import LIMIT, MOST, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
+from preceptor_services.api.deps import (
+    LIMIT,
+    MOST,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    PlaneDep,
+    Reader,
+    Runner,
+    UnitDep,
+    router,
+)
 from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history, readings, refilling, service
 from preceptor_services.api.runs.stream import stream
@@ -53,10 +64,6 @@ _REFILL = Body(
         "replace": {"summary": "Another teacher for a role", "value": {"teachers": {"maths": "maths-72b"}}},
     }
 )
-IdempotencyKey = Annotated[
-    str | None,
-    Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$", description="The same key never makes two runs."),
-]
 
 
 @ROUTER.post("/runs", status_code=201)

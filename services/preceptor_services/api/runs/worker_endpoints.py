@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body, Query
+from fastapi import Body
 
 from preceptor.wire.runs import (
     CheckpointReport,
     Finish,
     Heartbeat,
     LeaseGrant,
-    LeaseRequest,
     LeaseStatus,
     Note,
     Run,
     StepsReport,
 )
-from preceptor_services.api.deps import PlaneDep, Runner, UnitDep, router
+from preceptor_services.api.deps import Fence, PlaneDep, Runner, Taker, UnitDep, router
 from preceptor_services.api.runs import leases, reports
 
 ROUTER = router("worker")
-_LEASE = Body(openapi_examples={"worker": {"value": {"worker": "gpu-1-4242"}}})
 _STEPS = Body(
     openapi_examples={
         "step": {"value": {"fence": 1, "steps": [{"step": 1, "metrics": {"loss": 0.693}, "ledger": {"rollouts": 64}}]}}
@@ -42,9 +40,7 @@ _FINISH = Body(
 
 
 @ROUTER.post("/runs/{run_id}/lease")
-def take_lease(
-    run_id: str, wish: Annotated[LeaseRequest, _LEASE], caller: Runner, plane: PlaneDep, unit: UnitDep
-) -> LeaseGrant:
+def take_lease(run_id: str, wish: Taker, caller: Runner, plane: PlaneDep, unit: UnitDep) -> LeaseGrant:
     """Take the right to advance a run. 409 where another worker has it, or there is nothing to do."""
     return leases.take(plane, unit, run_id, wish.worker)
 
@@ -56,9 +52,7 @@ def keep_lease(run_id: str, beat: Heartbeat, caller: Runner, plane: PlaneDep, un
 
 
 @ROUTER.delete("/runs/{run_id}/lease", status_code=204)
-def release_lease(
-    run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep, fence: Annotated[int, Query(ge=0, le=2**53 - 1)]
-) -> None:
+def release_lease(run_id: str, caller: Runner, plane: PlaneDep, unit: UnitDep, fence: Fence) -> None:
     """Give the lease back: the run is queued again, for any worker."""
     leases.release(plane, unit, run_id, fence)
 
