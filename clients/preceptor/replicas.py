@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -169,7 +169,7 @@ class Replicas:
             self.newest = version if self.newest is None else max(self.newest, version)
 
     @contextmanager
-    def call(self) -> Iterator[Waiting]:
+    def call(self) -> Generator[Waiting]:
         """Somebody waits for an answer while it is open."""
         waiting = Waiting(self.means.clock())
         with self._lock:

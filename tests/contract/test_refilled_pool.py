@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from preceptor.errors import Interrupted, Invalid
 from preceptor.pool import TeacherPool
+from preceptor.replicas import LONG
 from preceptor.wire.runs import ReplicaAddress, TeacherEndpoint
 from preceptor.wire.teachers import Support
 from tests.clock import Clock
@@ -158,3 +160,69 @@ def test_closing_closes_who_was_to_come(taught: dict[str, Teaching], pool: Teach
     pool.begin(2)
     with pytest.raises(Interrupted, match="'second' is no longer to be asked"):
         scorer(pool)
+
+
+def looked_for(true: Callable[[], bool], ends: Future[str]) -> bool:
+    """Whether it becomes true before the call ends."""
+    while not true():
+        if ends.done():
+            return False
+    return True
+
+
+@pytest.fixture
+def patient(taught: dict[str, Teaching], hosts: Hosts, tmp_path: Path) -> Iterator[TeacherPool]:
+    """Pauses as long as it says."""
+    teachers = {"maths": endpoint(taught, "a"), "law": endpoint(taught, "c")}
+    with TeacherPool(teachers, tmp_path, transport=hosts) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "emptied"])
+def test_whoever_waits_in_vain_for_a_teacher_that_leaves_is_broken_off(
+    taught: dict[str, Teaching], patient: TeacherPool, hosts: Hosts, replaced: bool
+) -> None:
+    pool, coming = patient, endpoint(taught, "b") if replaced else None
+    hosts.away.add("a")
+    pool.begin(4)
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(scorer, pool)
+        assert looked_for(lambda: pool.take_ledger()["maths"].waited_seconds > 0, call)
+        assert not pool.hangs, "nobody has another to ask"
+        pool.refill({"maths": endpoint(taught, "c")}, 6)
+        pool.refill({"maths": coming}, 7)
+        assert pool.hangs and pool.begin_again() == {"maths"} and not pool.hangs
+        with pytest.raises(Interrupted, match="'first' is no longer to be asked"):
+            call.result(timeout=30)
+    ledger = pool.take_ledger()["maths"]
+    assert (ledger.left, ledger.joined) == (["http://a"], ["http://b"] if replaced else [])
+    assert pool.begin(4) == (set() if replaced else {"maths"})
+    if replaced:
+        assert scorer(pool) == "second" and pool.begin(7) == set() and scorer(pool) == "second"
+    assert pool.begin_again() == set() and scorer(pool, "law") == "third"
+
+
+def test_what_takes_very_long_hangs_and_what_is_slow_does_not(
+    taught: dict[str, Teaching], hosts: Hosts, tmp_path: Path
+) -> None:
+    clock, asked, go = Clock(), Event(), Event()
+
+    def watch(host: str, path: str) -> None:
+        if path == "/v1/score":
+            asked.set()
+            assert go.wait(30)
+
+    hosts.watch = watch
+    with (
+        TeacherPool({"maths": endpoint(taught, "a")}, tmp_path, transport=hosts, clock=clock) as pool,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        pool.refill({"maths": endpoint(taught, "b")}, 2)
+        call = thread.submit(scorer, pool)
+        assert asked.wait(30)
+        clock.sleep(LONG - 1)
+        assert not pool.hangs
+        clock.sleep(2)
+        assert pool.hangs
+        go.set()
+        assert call.result(timeout=30) == "first" and not pool.hangs

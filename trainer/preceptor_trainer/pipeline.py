@@ -174,8 +174,9 @@ class _Flight:
     def redo(self, change: Callable[[], None]) -> None:
         """All that the last stage was given goes back to it."""
         with self._changed:
+            *_, last = self._stages
             self._redone += 1
-            self._inboxes[next(reversed(self._stages))].extendleft(reversed(self._last))
+            self._inboxes[last].extendleft(reversed(self._last))
             self._last.clear()
             self._done.clear()
             change()

@@ -217,7 +217,7 @@ def teachers(
     key_file: KeyFile = None,
     as_json: output.Json = False,
 ) -> None:
-    """Who fills a run's roles, and since which step; or have others fill them, between two steps."""
+    """Who fills a run's roles, and since which step; or have others fill them from then on."""
     wish: dict[str, str | None] = {**dict(map(_filling, set_ or [])), **dict.fromkeys(empty or [])}
     with connect(url, key_file) as client:
         run = client.runs.refill(run_id, wish) if wish else client.runs.get(run_id)

@@ -87,7 +87,8 @@ class Runs:
         return self._connection.post(Run, f"/v1/runs/{run_id}/resume", params={"step": step})
 
     def refill(self, run_id: str, teachers: Mapping[str, str | None]) -> Run:
-        """Have these teachers fill these roles from now on, by role; None: nobody. A worker follows between two steps.
+        """Have these teachers fill these roles from now on, by role; None: nobody. A worker follows between two steps,
+        or in the one that waits in vain for who leaves.
 
         Raises Invalid, naming the field, where one does not suit; Conflict where the run is over, or the role is not
         refilled while a worker has it. Nothing has changed then.

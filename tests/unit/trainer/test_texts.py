@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import torch
 
-from preceptor.errors import TeacherUnavailable
+from preceptor.errors import Interrupted, TeacherUnavailable
 from preceptor.wire.chat import ChatRequest, Reply
 from preceptor.wire.runs import OnFailure
 from preceptor.wire.score import ScoreRequest, Scores
@@ -19,7 +19,7 @@ from preceptor_trainer.opinions import Opinions
 from preceptor_trainer.parts.contexts_tutored import Tutored
 from preceptor_trainer.recipe import SingleContext
 from preceptor_trainer.sampler import LocalSampler
-from preceptor_trainer.texts import Case, Texts, told_of, wording
+from preceptor_trainer.texts import Case, Texts, side_by_side, told_of, wording
 from preceptor_trainer.views import Ask, ContextView, Message, Rollout, Task, Verdict
 from preceptor_trainer.writer import Writer
 from tests.models import tiny_model_folder
@@ -115,6 +115,36 @@ def test_equal_wishes_of_a_step_are_asked_once_also_by_later_parts_of_its_batch(
     assert len(desk.asked) == 4
     asking.gather([case(Asking(), "a")], 2)
     assert len(desk.asked) == 6, "the next step's teacher may have moved"
+
+
+def test_what_a_role_wrote_is_asked_for_anew_once_another_fills_it_and_all_is_counted_once() -> None:
+    asking, desk = texts(agree)
+    assert asking.gather([case(Asking(), "a")], 1)["critic"].texts == 2
+    asking.begin_again({"judge"})
+    assert asking.gather([case(Asking(), "a")], 1)["critic"].texts == 2 and len(desk.asked) == 2
+    assert asking.gather([case(Asking(), "a")], 1) == {}
+    asking.begin_again({"critic"})
+    assert asking.gather([case(Asking(), "a")], 1)["critic"].texts == 2 and len(desk.asked) == 4
+
+
+@pytest.mark.parametrize("error", [Interrupted("It is over.", teacher="x"), TeacherUnavailable("Away.", teacher="x")])
+def test_what_is_asked_beside_a_call_that_is_broken_off_is_waited_for(error: Exception) -> None:
+    began, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def ask(which: str) -> None:
+        if which == "fails":
+            assert began.wait(30)
+            if isinstance(error, Interrupted):
+                threading.Timer(0.01, go.set).start()
+            raise error
+        began.set()
+        assert go.wait(30)
+        ended.set()
+
+    with pytest.raises(type(error)):
+        side_by_side(ask, ["fails", "goes on"])
+    assert ended.is_set() == isinstance(error, Interrupted)
+    go.set()
 
 
 def test_what_is_drawn_depends_on_the_run_and_the_rollout_alone() -> None:

@@ -126,7 +126,7 @@ def resume_run(
 
 @ROUTER.patch("/runs/{run_id}/teachers")
 def refill_run(run_id: str, wish: Annotated[Refill, _REFILL], caller: Runner, plane: PlaneDep, unit: UnitDep) -> Run:
-    """Have other teachers fill some of a run's roles; a worker that has it follows between two steps."""
+    """Have other teachers fill some of a run's roles; a worker that has it follows."""
     return refilling.refill(plane, unit, run_id, wish, caller.key_id)
 
 

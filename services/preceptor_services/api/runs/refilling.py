@@ -1,4 +1,4 @@
-"""Other teachers for a run that was accepted: checked as at submit, and heard by its worker between two steps."""
+"""Other teachers for a run that was accepted: checked as at submit, and heard by its worker, which follows."""
 
 from __future__ import annotations
 

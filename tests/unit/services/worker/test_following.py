@@ -173,6 +173,25 @@ def test_the_loop_asks_about_no_such_step_before_it_asks_for_a_signal(max_lag: i
     assert len(ahead) >= 6 and max(ahead) < first
 
 
+def test_a_step_that_is_asked_anew_is_the_one_that_they_came_with(tmp_path: Any) -> None:
+    worker = Worker(done=4, max_lag=1)
+    for name in ("new", "newer"):
+        worker.hears(maths=teacher(tmp_path, name), law=None)
+        worker.looks()
+    assert worker.does(5).requests == 5
+    worker.reporter.asked_anew()
+    assert worker.runs.notes[-2:] == [
+        "Role law: all of step 6 is asked anew, of nobody in place of law",
+        "Role maths: all of step 6 is asked anew, of newer in place of old",
+    ]
+    assert came(worker.does(6)) == (["old"], ["newer"])
+    assert came(worker.runs.steps[-1].ledger.teachers["law"]) == (["law"], [])
+    assert came(worker.does(7)) == ([], []), "what was planned has happened"
+    told = len(worker.runs.notes)
+    worker.reporter.asked_anew()
+    assert len(worker.runs.notes) == told
+
+
 def test_changes_of_one_step_are_one_in_its_ledger(tmp_path: Any) -> None:
     worker = Worker()
     for name in ("new", "newer"):
