@@ -25,7 +25,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preceptor.errors import Interrupted
+from preceptor.errors import Interrupted, TeacherUnavailable
+from preceptor.wire.chat import ChatRequest, Reply
+from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Stamp
@@ -67,6 +69,11 @@ class Plan:
     """Folders of those who fill these roles from step 2 on, None: nobody; the first rank hears of it in step 1."""
     hangs: bool = False
     """They are to do so from step 3 on, and in step 2 nobody answers the last rank until they do."""
+    says: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """What roles write when they are asked for text, now this and now that by what they are asked; nothing: nobody
+    does."""
+    gone: Sequence[str] = ()
+    """Roles that never answer a request for scores."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Told:
     evaluations: list[Evaluation]
     checkpoints: list[tuple[int, str]]
     notes: list[dict[str, Any]]
+    held: list[HeldDebate]
     signal: str
     model: str | None
     kept_step: int | None
@@ -114,6 +122,7 @@ def _told(plan: Plan) -> Told:
         steps=[StepReport.model_validate(each) for each in said.pop("steps")],
         samples=[Sample.model_validate(each) for each in said.pop("samples")],
         evaluations=[Evaluation.model_validate(each) for each in said.pop("evaluations")],
+        held=[HeldDebate.model_validate(each) for each in said.pop("held")],
         **said,
     )
 
@@ -129,6 +138,7 @@ def _run(ranks: Ranks, plan: Plan) -> None:
     teacher = load_model(plan.folder)
     learner.fold = _poisoned(plan.poison if ranks.rank == ranks.count - 1 else None)
     scorer = _Following(teacher, recipe.roles, work / "published", plan.teachers)
+    scorer.says, scorer.gone = plan.says, plan.gone
     if plan.hangs:
         scorer.from_step, scorer.hangs_in = 3, 2 if ranks.rank == ranks.count - 1 else None
     news = [plan.refilled] if plan.refilled else []
@@ -160,6 +170,7 @@ def _run(ranks: Ranks, plan: Plan) -> None:
         "evaluations": [each.model_dump(mode="json") for each in reporter.evaluations],
         "checkpoints": [(step, str(folder)) for step, folder in reporter.checkpoints],
         "notes": reporter.notes,
+        "held": [each.model_dump(mode="json") for each in reporter.held],
         "signal": ended.signal,
         "model": None if ended.model is None else str(ended.model),
         "kept_step": None if ended.result is None else ended.result.kept_step,
@@ -220,6 +231,8 @@ class _Following(LocalScorer):
         self._teacher, self._folder, self._seen = teacher, folder, 0
         self._refilled: Mapping[str, str | None] = {}
         self._step, self.from_step = 0, 2
+        self.says: Mapping[str, Sequence[str]] = {}
+        self.gone: Sequence[str] = ()
         self.hangs_in: int | None = None
         self.waits, self._broken_off = threading.Event(), threading.Event()
 
@@ -240,6 +253,11 @@ class _Following(LocalScorer):
         self._broken_off.set()
         return self._refilled.keys()
 
+    def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure = "wait") -> Reply:
+        if not (texts := self.says[role]):
+            raise TeacherUnavailable("Nobody writes.", teacher=role)
+        return Reply(text=texts[crc32(request.messages[-1].content.encode()) % len(texts)], finished=True, tokens=3)
+
     def head(self, role: str, hash: str | None = None) -> Head:
         return replace(super().head(role, hash), hash=self._hash(role))
 
@@ -255,6 +273,8 @@ class _Following(LocalScorer):
             self.waits.set()
             self._broken_off.wait()
             raise Interrupted("It hangs.", teacher=role)
+        if role in self.gone:
+            raise TeacherUnavailable("Nobody answers.", teacher=role)
         last = len(list(self._folder.glob("*.safetensors")))
         if last > self._seen:
             weights = load_file(self._folder / f"{last}.safetensors")

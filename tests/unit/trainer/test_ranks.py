@@ -14,9 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from preceptor.wire.debate_reports import HeldDebate
+from preceptor.wire.runs import StepReport
 from preceptor_trainer.lora import WEIGHTS as ADAPTER
 from preceptor_trainer.model import load_model
 from preceptor_trainer.ranks import Ranks
+from tests.debaters import reply
 from tests.models import tiny_model_folder
 from tests.unit.trainer.doubles import ToyData, weights_of
 from tests.unit.trainer.ranked import Plan, Told, alone, together
@@ -55,6 +58,34 @@ ROUTED: dict[str, Any] = {
     "teachers": TEACHERS,
     "refilled": {"first": None, "second": "third"},
 }
+SURE = [reply("Read it from its end.", confidence) for confidence in (90, 40, 5)]
+DEBATED: dict[str, Any] = {
+    "recipe": "mad_opd",
+    "overrides": {
+        "rollout": {"samples": 2, "max_tokens": 8, "temperature": 1.0},
+        "contexts.debate": {
+            "kind": "debate",
+            "debaters": [*TEACHERS, "silent"],
+            "sighted": False,
+            "on_failure": "drop",
+        },
+    },
+    "teachers": TEACHERS,
+    "says": {"first": SURE, "second": SURE[::-1], "third": ["Well, well.", SURE[0]], "silent": []},
+}
+"""Blind, so that the two rollouts of a question share theirs. One babbles now and then, one never says a word."""
+CLASSIFIED: dict[str, Any] = {
+    "overrides": {
+        **SHORT,
+        "contexts.reference.router": {"kind": "classifier", "domains": TEACHERS, "classifier": "judge"},
+        "contexts.reference.on_failure": "drop",
+    },
+    "training": {"batch": 6},
+    "teachers": TEACHERS,
+    "says": {"judge": [*(f"<domain>{each}</domain>" for each in TEACHERS), "Hard to say."]},
+    "gone": ["second"],
+}
+"""One of those to whom questions are sent answers nobody, and not every question is sent to one."""
 CASES: dict[str, dict[str, Any]] = {
     "weighed": {"overrides": WEIGHED, "training": {"microbatch_tokens": 40}},
     "sequence": {"overrides": {**WEIGHED, "reduction": "sequence"}, "training": {"keep": "best", "evaluate_every": 1}},
@@ -72,6 +103,8 @@ CASES: dict[str, dict[str, Any]] = {
     "one task": {"overrides": WEIGHED, "training": {"batch": 1, "steps": 2}},
     "routed": ROUTED,
     "hangs": {**ROUTED, "hangs": True},
+    "debate": DEBATED,
+    "classified": CLASSIFIED,
     "not finite": {"overrides": SHORT, "training": {"guards": {"nonfinite": "warn"}}, "poison": 2},
 }
 
@@ -100,6 +133,8 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
             teachers={role: models[role] for role in case.get("teachers", ())},
             refilled={role: each and models[each] for role, each in case.get("refilled", {}).items()},
             hangs=case.get("hangs", False),
+            says=case.get("says", {}),
+            gone=case.get("gone", ()),
         )
         for name, case in CASES.items()
     }
@@ -162,6 +197,43 @@ def test_where_one_rank_hangs_all_ask_about_the_step_anew(both: dict[str, tuple[
         assert mine.losses == theirs.losses
         for each, other in zip(mine.steps, theirs.steps, strict=True):
             assert (each.ledger.contexts, each.ledger.rollouts) == (other.ledger.contexts, other.ledger.rollouts)
+
+
+def test_a_debate_is_held_once_and_stored_once_on_whatever_rank(both: dict[str, tuple[Told, Told]]) -> None:
+    one, two = both["debate"]
+    assert sorted(map(untimed, two.held)) == sorted(map(untimed, one.held)), "every one, with all that was said"
+    asked = [(each.step, each.task) for each in two.held]
+    assert len(set(asked)) == len(asked) >= SETTINGS["steps"]
+    for mine, theirs in zip(one.steps, two.steps, strict=True):
+        assert counts(theirs) == counts(mine)
+        held = [each for each in two.held if each.step == theirs.step]
+        texts = sum(texts for texts, _, _ in counts(theirs).values())
+        assert texts == sum(turn.missing != "unavailable" for each in held for turn in each.turns)
+        assert counts(theirs)["silent"] == (0, len(held), 0)
+    assert {turn.missing for each in two.held for turn in each.turns} == {None, "unreadable", "unavailable"}
+    scored = [each.ledger.scored_sequences for each in two.steps]
+    assert all(2 * each.ledger.rollouts <= found for each, found in zip(two.steps, scored, strict=True)), scored
+
+
+def test_whoever_is_routed_to_and_does_not_answer_is_left_out_on_every_rank(both: dict[str, tuple[Told, Told]]) -> None:
+    one, two = both["classified"]
+    for mine, theirs in zip(one.steps, two.steps, strict=True):
+        assert counts(theirs) == counts(mine)
+        ledger = theirs.ledger
+        assert (ledger.unrouted, ledger.contexts) == (mine.ledger.unrouted, mine.ledger.contexts)
+        assert ledger.scored_sequences <= ledger.contexts == ledger.rollouts - ledger.unrouted
+    ledgers = [each.ledger for each in two.steps]
+    assert any(each.unrouted for each in ledgers) and any(each.scored_sequences < each.contexts for each in ledgers)
+    assert any(each.scored_sequences for each in ledgers)
+
+
+def untimed(held: HeldDebate) -> str:
+    return held.model_dump_json(exclude={"turns": {"__all__": {"seconds"}}})
+
+
+def counts(step: StepReport) -> dict[str, tuple[int, int, int]]:
+    """Texts that were written, that were not, and that nobody could read, by role."""
+    return {role: (each.texts, each.unwritten, each.unreadable) for role, each in step.ledger.teachers.items()}
 
 
 def test_a_checkpoint_is_the_same_from_one_and_from_two(both: dict[str, tuple[Told, Told]]) -> None:
