@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import httpx
 
+from preceptor.closing import Closing
 from preceptor.connection import TIMEOUT, Connection
 from preceptor.resources.artifacts import Artifacts
 from preceptor.resources.codistillations import Codistillations
@@ -29,8 +28,9 @@ from preceptor.resources.skills import Skills
 from preceptor.resources.teachers import Teachers
 
 
-class Client:
-    """A control plane, by noun: `runs`, `teachers`, `recipes`, `artifacts`, `skills`, `debates`, `keys`."""
+class Client(Closing):
+    """A control plane, by noun: `runs`, `teachers`, `recipes`, `artifacts`, `skills`, `debates`, `codistillations`,
+    `keys`."""
 
     def __init__(
         self,
@@ -69,11 +69,3 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

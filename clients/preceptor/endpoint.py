@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import httpx
 from pydantic import ValidationError
 
+from preceptor.closing import Closing
 from preceptor.completing import Completing, Count
 from preceptor.connection import error_of
 from preceptor.errors import Corrupt, Invalid, Overloaded, TooLarge, Unreachable, error_for
@@ -40,7 +40,7 @@ Received = Callable[[int], object]
 """Told how many bytes have arrived."""
 
 
-class TeacherClient(Completing):
+class TeacherClient(Completing, Closing):
     """A teacher's endpoints. Safe to share between threads. Failures are the errors of `preceptor.errors`."""
 
     def __init__(
@@ -222,14 +222,6 @@ class TeacherClient(Completing):
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @staticmethod
     def _changed(since: Path, frame: bytes, path: Path) -> str:

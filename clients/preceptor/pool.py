@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import httpx
 
 from preceptor.adapters import Endpoint
 from preceptor.chatting import ask_for_text
+from preceptor.closing import Closing
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Invalid, TeacherRefused, TeacherUnavailable
 from preceptor.fingerprint import fingerprint_of
@@ -47,7 +46,7 @@ WAIT = 3600.0
 """Seconds for which a context that waits for its teacher goes on calling."""
 
 
-class TeacherPool:
+class TeacherPool(Closing):
     """A run's teachers. Safe to share between threads.
 
     Raises TeacherUnavailable (no answer within the deadline), TeacherRefused (the request does not suit it),
@@ -208,14 +207,6 @@ class TeacherPool:
     def close(self) -> None:
         """Close the connections, and with them whatever is still asked."""
         self._roles.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _card(self, role: Role, replicas: Replicas, patience: float, *, hasty: bool = False) -> Card:
         with role.opening:

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from preceptor.closing import Closing
 from preceptor.errors import Invalid
 from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, Run, Sample, StepReport
@@ -34,7 +34,7 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class Tracked:
+class Tracked(Closing):
     """A loop's `Reporter` that tells trackers too. One that fails is told no more, and a note says so."""
 
     def __init__(self, reporter: Reporter, trackers: Mapping[Name, Tracker], after: int) -> None:
@@ -73,14 +73,6 @@ class Tracked:
                 tracker.close()
             except Exception:  # whatever a foreign program raises: the run is over, and its result stands
                 _log.exception("tracker %s could not be closed", name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _tell(self, step: int, values: Mapping[str, float]) -> None:
         for name, tracker in list(self._trackers.items()):

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import httpx
 
 from preceptor.adapters import Stock
 from preceptor.adapters.answers import Answer, Asked, bases_of, joined, refuse, rows_of, sequences_of, words_of
+from preceptor.closing import Closing
 from preceptor.connection import error_of, retry_after
 from preceptor.endpoint import Count, Received
 from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, Unreachable, error_for
@@ -35,7 +35,7 @@ UNSTATED = "unstated"
 """The device and dtype of a server that does not say."""
 
 
-class StockClient(ABC):
+class StockClient(Closing):
     """A stock server's own endpoints, behind the interface of `TeacherClient`. Safe to share between threads."""
 
     engine: str
@@ -164,14 +164,6 @@ class StockClient(ABC):
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- for the subclasses ---------------------------------------------------------------------------------------
 

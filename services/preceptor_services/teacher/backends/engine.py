@@ -12,15 +12,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from preceptor.adapters.stock import UNSTATED, StockClient
+from preceptor.closing import Closing
 from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, ServerFault, Unreachable
 from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
@@ -80,7 +79,7 @@ class EngineProcess:
         self._popen.wait(guard.GRACE_SECONDS + 20)
 
 
-class EngineBackend(ABC):
+class EngineBackend(Closing):
     """An engine's server as a backend. Not a text teacher: whoever wants text asks the engine's own endpoints."""
 
     text: Text | None = None
@@ -199,14 +198,6 @@ class EngineBackend(ABC):
         self._client.close()
         if self._process is not None:
             self._process.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def stated_tokenizer(folder: Path) -> TokenizerCard:
