@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from preceptor.errors import Conflict, Invalid, ServerFault
-from preceptor_services.bodies import Silence, pieces
+from preceptor_services.bodies import Silence, poured
 from preceptor_services.problems import too_large
 from preceptor_services.teacher.loader import Loader
 
@@ -99,20 +99,18 @@ def _make_room(loader: Loader, part: Path, coming: Coming) -> int:
 
 async def _written(request: Request, part: Path, begin: int, most: int) -> int:
     """Write a body behind the first `begin` bytes of a file; what has come is there however it ends."""
-    received, waiting = 0, bytearray()
+    received = 0
     with part.open("ab") as file:
         os.truncate(part, begin)
-        try:
-            async for piece in pieces(request):
-                waiting += piece
-                received += len(piece)
-                if begin + received > most:
-                    raise too_large(most)
-                if len(waiting) >= PIECE:
-                    await run_in_threadpool(file.write, bytes(waiting))
-                    waiting.clear()
-        finally:
-            file.write(waiting)
+
+        def write(piece: bytes) -> None:
+            nonlocal received
+            received += len(piece)
+            if begin + received > most:
+                raise too_large(most)
+            file.write(piece)
+
+        await poured(request, write, PIECE)
     return received
 
 

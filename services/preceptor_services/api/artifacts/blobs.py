@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from preceptor.errors import Conflict, Invalid, Overloaded, PreceptorError, ServerFault, TooLarge
@@ -138,9 +138,16 @@ class Blobs:
             os.close(descriptor)
 
     def read(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` up to `stop` of a whole content."""
+        """The bytes from `start` up to `stop` of a whole content, even where it is dropped meanwhile. Raises
+        FileNotFoundError."""
+        reading = self._read(sha256, start, stop)
+        next(reading)  # opens it
+        return reading
+
+    def _read(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
         with self.path(sha256).open("rb") as source:
             source.seek(start)
+            yield b""
             left = stop - start
             while left > 0 and (piece := source.read(min(READ, left))):
                 left -= len(piece)
@@ -162,12 +169,12 @@ class Blobs:
         """Forget parts that nobody has added to since a moment (seconds since the epoch); how many they were."""
         dropped = 0
         for path in self._parts.iterdir():
-            try:
-                if path.stat().st_mtime < older_than:
-                    path.unlink()
-                    dropped += 1
-            except FileNotFoundError:
-                continue
+            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as part:
+                if os.fstat(part.fileno()).st_mtime < older_than:
+                    fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while somebody goes on with it
+                    if is_at(part.fileno(), path):
+                        path.unlink()
+                        dropped += 1
         return dropped
 
     @staticmethod

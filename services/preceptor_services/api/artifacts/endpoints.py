@@ -9,13 +9,12 @@ from fastapi import Body, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from preceptor.errors import Conflict, Invalid, NotFound, PreceptorError
+from preceptor.errors import Conflict, Invalid, NotFound
 from preceptor.wire.artifacts import Artifact, ArtifactKind, BlobState, Manifest, Upload
 from preceptor.wire.common import Page
 from preceptor_services.api.artifacts import service
-from preceptor_services.api.artifacts.blobs import Part
 from preceptor_services.api.deps import LIMIT, Cursor, Limit, PlaneDep, Reader, Runner, UnitDep, router
-from preceptor_services.bodies import Silence, pieces
+from preceptor_services.bodies import poured
 from preceptor_services.db.session import Database
 
 ROUTER = router("artifacts")
@@ -95,7 +94,7 @@ async def send_piece(
                 field="upload-offset",
                 remedy=f"Go on at {part.offset}.",
             )
-        await _take(request, part)
+        await poured(request, part.write, FLUSH)
         if part.offset == upload_length:
             await run_in_threadpool(part.finish)
         return BlobState(sha256=sha256, size=upload_length, offset=part.offset)
@@ -113,24 +112,6 @@ def _check_announced(database: Database, sha256: str, size: int) -> None:
         )
 
 
-async def _take(request: Request, part: Part) -> None:
-    """Write a body as it comes. What has arrived when it is cut off is kept: that is where the next piece goes on."""
-    gathered = bytearray()
-    try:
-        async for chunk in pieces(request):
-            gathered += chunk
-            if len(gathered) >= FLUSH:
-                await run_in_threadpool(part.write, bytes(gathered))
-                gathered.clear()
-    except PreceptorError as error:
-        if not isinstance(error, Silence):
-            gathered.clear()
-        raise
-    finally:
-        if gathered:
-            await run_in_threadpool(part.write, bytes(gathered))
-
-
 _BYTES = {"content": {"application/octet-stream": {}}}
 
 
@@ -146,17 +127,17 @@ def read_blob(
     range: Annotated[str | None, Header(max_length=100, description="E.g. `bytes=1024-`.")] = None,
 ) -> Response:
     """A content, or a range of it."""
-    path = plane.blobs.path(sha256)
     try:
-        size = path.stat().st_size
+        size = plane.blobs.path(sha256).stat().st_size
+        start, stop = _range(range, size)
+        content = plane.blobs.read(sha256, start, stop)
     except FileNotFoundError as error:
         raise NotFound("There is no such content, or it is not whole yet.", remedy="Complete its upload.") from error
-    start, stop = _range(range, size)
     headers = {"Accept-Ranges": "bytes", "ETag": f'"{sha256}"', "Content-Length": str(stop - start)}
     if range is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     return StreamingResponse(
-        plane.blobs.read(sha256, start, stop),
+        content,
         status_code=200 if range is None else 206,
         media_type="application/octet-stream",
         headers=headers,

@@ -18,7 +18,10 @@ from preceptor_services.api.artifacts.blobs import Blobs
 from preceptor_services.api.artifacts.datasets import open_dataset
 from preceptor_services.api.artifacts.models import open_model
 from preceptor_services.db import models
-from preceptor_services.db.session import Database
+from preceptor_services.db.session import Database, one_at_a_time
+
+_CONTENTS = "contents"
+"""What announcing an artifact and forgetting one are alone with."""
 
 
 def shown(artifact: models.Artifact) -> wire.Artifact:
@@ -65,6 +68,7 @@ def announce(session: Session, blobs: Blobs, manifest: wire.Manifest, at: dateti
     """Say what an artifact consists of, and learn what is still to be sent. Announcing it again changes nothing."""
     if manifest.size > limit:
         raise TooLarge(f"The artifact has {manifest.size} bytes; the limit is {limit}.", remedy="Push less at once.")
+    one_at_a_time(session, _CONTENTS)
     artifact = session.get(models.Artifact, manifest.id)
     if artifact is None:
         contents = {(file.sha256, file.size) for file in manifest.files}
@@ -126,6 +130,7 @@ def forget(database: Database, blobs: Blobs, artifact_ids: Sequence[str]) -> Non
     """Delete artifacts that no run names any more, and the contents that no other artifact shares."""
     with database.unit(writes=True) as unit:
         session, runs = unit.session, models.Run
+        one_at_a_time(session, _CONTENTS)
         for artifact_id in artifact_ids:
             named = (runs.checkpoint_artifact == artifact_id) | (runs.student == artifact_id)
             artifact = session.get(models.Artifact, artifact_id)
@@ -138,8 +143,16 @@ def forget(database: Database, blobs: Blobs, artifact_ids: Sequence[str]) -> Non
                 contents -= {(file.sha256, file.size) for file in manifest.files}
             for sha256, size in sorted(contents):
                 session.execute(delete(models.Blob).where(models.Blob.sha256 == sha256, models.Blob.size == size))
-                if blobs.has(sha256, size):
-                    unit.after_commit(partial(blobs.drop, sha256))
+                unit.after_commit(partial(_drop, database, blobs, sha256, size))
+
+
+def _drop(database: Database, blobs: Blobs, sha256: str, size: int) -> None:
+    """Delete a content, unless somebody has announced it since its last artifact was forgotten: that one was told that
+    it is here."""
+    with database.unit(writes=True) as unit:
+        one_at_a_time(unit.session, _CONTENTS)
+        if size not in blob_size(unit.session, sha256) and blobs.has(sha256, size):
+            blobs.drop(sha256)
 
 
 def page(session: Session, kind: wire.ArtifactKind | None, limit: int, cursor: str | None) -> Page[wire.Artifact]:

@@ -14,7 +14,7 @@ from preceptor.wire.pairs import INCARNATION, MOST_PUBLICATIONS, PeerServing, Pu
 from preceptor.wire.teachers import TeacherState
 from preceptor_services.api.codistillations.service import KEY_ENV
 from preceptor_services.api.plane import Plane
-from preceptor_services.api.runs import history, leases
+from preceptor_services.api.runs import history, leases, pairs
 from preceptor_services.api.teachers import alike, news
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.api.teachers.urls import check_url
@@ -23,12 +23,19 @@ from preceptor_services.db.session import Unit
 
 
 def serve(plane: Plane, unit: Unit, run_id: str, serving: PeerServing) -> wire.LeaseStatus:
-    """Have a student be asked at this URL from now on. Raises Invalid where it may not be, or another model answers."""
+    """Have a student be asked at this URL from now on. Raises Invalid where it may not be, or another model answers.
+
+    Two sides often begin at once, and each tells the other's run: both runs are locked in one order, after the student,
+    which whoever looks at its endpoints locks first.
+    """
     session, at = unit.session, plane.clock()
-    run = leases.held(session, run_id, serving.fence)
+    history.get(session, run_id)
     side = _side(session, run_id)
-    check_url(serving.url, plane.settings.refused_networks)
     teacher = teachers.get(session, side.teacher, lock=True)
+    for each in sorted(each.run_id for each in pairs.sides(session, side.codistillation_id).values()):
+        history.get(session, each, lock=True)
+    run = leases.held(session, run_id, serving.fence)
+    check_url(serving.url, plane.settings.refused_networks)
     if teacher.card is not None and (said := alike.other_tokenizer(teacher.card, serving.card)) is not None:
         raise Invalid(
             f"card: this is not the student that was submitted: {said}.",

@@ -22,6 +22,7 @@ from preceptor_services.api.plane import Plane
 from preceptor_services.api.runs import history
 from preceptor_services.api.runs import service as runs
 from preceptor_services.api.runs.pairs import BOTH, SIDES, sides
+from preceptor_services.api.runs.roles import asked_by
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -40,6 +41,7 @@ def start(
     session, at, hashed = unit.session, plane.clock(), hash_of(wish)
     if (held := became(session, models.Codistillation, key_id, idempotency_key, hashed)) is not None:
         return shown(session, held)
+    teachers.hold(session, {name for side in SIDES for name in asked_by(side_of(wish, side).run).names})
     check_pair(session, wish)
     pair_id = new_id("pair")
     pair = models.Codistillation(
@@ -96,6 +98,7 @@ def stop(plane: Plane, unit: Unit, pair_id: str) -> wire.Codistillation:
 def resume(plane: Plane, unit: Unit, pair_id: str) -> wire.Codistillation:
     """Queue the sides again that failed, were cancelled or paused. Raises Conflict where there is none."""
     session = unit.session
+    runs.hold_teachers(session, [each.run_id for each in sides(session, get(session, pair_id).id).values()])
     waiting = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED)
     stopped = [each for each in _runs(session, pair_id).values() if RunState(each.state) in waiting]
     if not stopped:

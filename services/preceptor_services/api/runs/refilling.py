@@ -19,8 +19,9 @@ from preceptor_services.api.runs.refills import NOBODY
 from preceptor_services.api.runs.roles import Roles, roles_of
 from preceptor_services.api.runs.service import show
 from preceptor_services.api.runs.training_checks import MOVED, moves
+from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
-from preceptor_services.db.session import Unit, one_at_a_time
+from preceptor_services.db.session import Unit
 from preceptor_trainer import recipes
 from preceptor_trainer.recipe import Recipe
 
@@ -31,8 +32,7 @@ def refill(plane: Plane, unit: Unit, run_id: str, wish: Refill, key_id: str) -> 
     Raises Invalid where one does not suit, Conflict where the run is over, or cannot do this while a worker has it.
     """
     session, at = unit.session, plane.clock()
-    for name in sorted({each for each in wish.teachers.values() if each is not None}):
-        one_at_a_time(session, f"teacher/{name}")
+    teachers.hold(session, (each for each in wish.teachers.values() if each is not None))
     run = history.get(session, run_id, lock=True)
     if run.state == RunState.SUCCEEDED.value:
         raise Conflict(f"Run {run_id} has succeeded already.", remedy="Start a new run.")

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from preceptor.wire.fillings import Refilled
+from preceptor.wire.runs import RunCreate
 from preceptor.wire.teachers import OWN_BASE, SAMPLER
 from preceptor_services.db import models
 
@@ -30,6 +31,11 @@ class Roles:
         found = {role: name for role, name in self.teachers.items() if name != OWN_BASE}
         return found if self.sampler is None else {**found, SAMPLER: self.sampler}
 
+    @property
+    def names(self) -> set[str]:
+        """All that are registered, fallbacks included."""
+        return {*self.registered.values(), *self.fallbacks.values()}
+
 
 def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
     """The roles of these runs, by run. A run without roles is absent."""
@@ -49,6 +55,11 @@ def roles_of(session: Session, run_ids: Sequence[str]) -> dict[str, Roles]:
         told = Refilled(role=each.role, left=each.left, joined=each.joined, at=each.at, step=each.step)
         roles.refilled = (*roles.refilled, told)
     return found
+
+
+def asked_by(wish: RunCreate) -> Roles:
+    """Whom a wish for a run names."""
+    return Roles(wish.teachers, wish.fallbacks, wish.sampler)
 
 
 def rows(run_id: str, roles: Roles) -> list[models.RunTeacher]:

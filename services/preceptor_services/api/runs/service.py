@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,12 +18,12 @@ from preceptor_services.api.recipes.service import resolved
 from preceptor_services.api.runs import history, pairs
 from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.recipe_files import take_up_file
-from preceptor_services.api.runs.roles import Roles, roles_of, rows
+from preceptor_services.api.runs.roles import Roles, asked_by, roles_of, rows
 from preceptor_services.api.runs.training_checks import check_alone, moved
 from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
-from preceptor_services.db.session import Unit, one_at_a_time
+from preceptor_services.db.session import Unit
 from preceptor_trainer import recipes
 
 State = wire.RunState
@@ -99,9 +101,8 @@ def start(
     session, at, hashed = unit.session, plane.clock(), hash_of(wish)
     if (before := became(session, models.Run, key_id, idempotency_key, hashed)) is not None:
         return _shown(session, before)
-    asked = Roles(wish.teachers, wish.fallbacks, wish.sampler)
-    for name in sorted({*asked.registered.values(), *asked.fallbacks.values()}):
-        one_at_a_time(session, f"teacher/{name}")  # of two runs that want one to move, one is to find the other
+    asked = asked_by(wish)
+    teachers.hold(session, asked.names)
     accepted = check(session, wish, paired=paired)
     run_id = new_id("run")
     run = models.Run(
@@ -172,6 +173,7 @@ def resume(plane: Plane, unit: Unit, run_id: str, step: int | None = None) -> wi
     A run that a worker has not paused yet simply goes on.
     """
     session, at = unit.session, plane.clock()
+    hold_teachers(session, [run_id])
     run = history.get(session, run_id, lock=True)
     state = State(run.state)
     if state is State.RUNNING and run.pause_requested and step is None:
@@ -192,6 +194,11 @@ def resume(plane: Plane, unit: Unit, run_id: str, step: int | None = None) -> wi
         history.tell(session, run_id, [("note", {"message": changed})], at)
     enqueue(plane, unit, run)
     return _shown(session, run)
+
+
+def hold_teachers(session: Session, run_ids: Sequence[str]) -> None:
+    """Be alone with the teachers of these runs, as `teachers.hold` says."""
+    teachers.hold(session, {name for roles in roles_of(session, run_ids).values() for name in roles.names})
 
 
 def _kept(session: Session, run_id: str, step: int) -> str:
@@ -225,8 +232,7 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
                 f"Run {run.id} needs teacher {name} as {role}, which is draining and takes no more runs.",
                 remedy=f"Let it have runs again (`preceptor teachers drain {name} --undo`), or start a new run.",
             )
-    names = {*roles.registered.values(), *roles.fallbacks.values()}
-    check_alone(session, names, moved(run.resolved["teacher"]["kind"], roles.teachers, roles.sampler), but=run.id)
+    check_alone(session, roles.names, moved(run.resolved["teacher"]["kind"], roles.teachers, roles.sampler), but=run.id)
 
 
 def _shown(session: Session, run: models.Run) -> wire.Run:

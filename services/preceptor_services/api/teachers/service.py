@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from preceptor_services.api.plane import Plane
 from preceptor_services.api.teachers import alike, looks, news
 from preceptor_services.api.teachers.states import shown, users
 from preceptor_services.db import models
+from preceptor_services.db.session import one_at_a_time
 
 LOOKS_AT_ONCE = 8
 """Endpoints that are looked at together."""
@@ -24,6 +26,15 @@ LOOKS_AT_ONCE = 8
 def find(session: Session, name: str) -> models.Teacher | None:
     """The teacher of this name."""
     return session.scalar(select(models.Teacher).where(models.Teacher.name == name))
+
+
+def hold(session: Session, names: Iterable[str]) -> None:
+    """Be alone with these teachers, registered or not, until the unit of work ends: of two that have runs ask one, or
+    of one that does and one that forgets it, the second is to find what the first has done. Before any row is locked,
+    and all at once, or two would wait for each other.
+    """
+    for name in sorted(set(names)):
+        one_at_a_time(session, f"teacher/{name}")
 
 
 def get(session: Session, name: str, *, lock: bool = False) -> models.Teacher:
@@ -146,6 +157,7 @@ def drain(session: Session, name: str, at: datetime) -> Teacher:
 
 def remove(session: Session, name: str) -> None:
     """Forget it. Raises Conflict while a run that has not ended needs it."""
+    hold(session, [name])
     teacher = get(session, name, lock=True)
     if needing := users(session, [name], news.UNENDED).get(name):
         raise Conflict(
