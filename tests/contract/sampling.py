@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from preceptor.pool import TeacherPool
 from preceptor.wire.runs import TeacherEndpoint
-from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.worker.publisher import WeightsPublisher
 from preceptor_services.worker.sampler import PoolSampler
@@ -20,6 +17,7 @@ from preceptor_trainer.loop import Ended, train
 from preceptor_trainer.model import load_model
 from preceptor_trainer.reporting import Signal
 from preceptor_trainer.samplers import Remote
+from preceptor_trainer.trained import Trained
 from tests.contract.teaching import KEY, URL, Teaching
 from tests.unit.trainer.doubles import LocalScorer, Remembering, ToyData, toy_run
 
@@ -60,9 +58,9 @@ class Stale:
         self._remote = remote
         self._version: int | None = None
 
-    def publish(self, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> int:
+    def publish(self, weights: Trained) -> int:
         if self._version is None:
-            self._version = self._remote.publish(weights, kind, scale)
+            self._version = self._remote.publish(weights)
         return self._version
 
     def write(self, request: WriteRequest, check: Callable[[], None]) -> Iterator[Written]:

@@ -8,17 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import SecretStr
 
 from preceptor.chatting import chat
 from preceptor.endpoint import TeacherClient
 from preceptor.errors import Invalid, NotFound, PreceptorError
 from preceptor.wire.chat import ChatMessage, ChatRequest
-from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.live import LiveStudent
 from preceptor_services.worker.pairing import version_at
 from preceptor_trainer.model import load_model
+from preceptor_trainer.trained import Trained
 from tests.contract.teaching import KEY, asked
 from tests.models import tiny_model_folder
 
@@ -35,8 +34,8 @@ def student(folder: Path) -> Iterator[LiveStudent]:
     live.close()
 
 
-def weights(folder: Path, more: float = 0.0) -> dict[str, torch.Tensor]:
-    return {name: each.detach() + more for name, each in load_model(folder).module.named_parameters()}
+def weights(folder: Path, more: float = 0.0) -> Trained:
+    return Trained({name: each.detach() + more for name, each in load_model(folder).module.named_parameters()})
 
 
 def test_a_version_is_announced_before_it_answers_and_its_texts_say_which_it_is(
@@ -47,13 +46,13 @@ def test_a_version_is_announced_before_it_answers_and_its_texts_say_which_it_is(
     def announce(hash: str) -> None:
         told.append((hash, student.card.weights_version))
 
-    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, announce)
+    student.move(weights(folder), 10_000_000, announce)
     with TeacherClient("http://{}:{}".format(*student.address), KEY) as client:
         first = client.card()
         assert (first.teacher, first.model, first.moves) == ("pair-a", "pair-a", True)
         before = client.score(asked(contexts=[[1, 2]], completions=[[3, 4]]))
         assert before.stamp.weights_version == first.weights_version == 10_000_000
-        student.move(weights(folder, 0.05), WeightsKind.FULL, None, 10_000_001, announce)
+        student.move(weights(folder, 0.05), 10_000_001, announce)
         after = client.score(asked(contexts=[[1, 2]], completions=[[3, 4]]))
         assert after.stamp.weights_version == 10_000_001
         assert (after.logprob_T != before.logprob_T).any()
@@ -66,7 +65,7 @@ def test_a_version_is_announced_before_it_answers_and_its_texts_say_which_it_is(
 
 
 def test_who_has_heard_of_a_version_is_not_answered_by_the_one_before(folder: Path, student: LiveStudent) -> None:
-    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, lambda hash: None)
+    student.move(weights(folder), 10_000_000, lambda hash: None)
     known, go_on = threading.Event(), threading.Event()
 
     def announce(hash: str) -> None:
@@ -75,7 +74,7 @@ def test_who_has_heard_of_a_version_is_not_answered_by_the_one_before(folder: Pa
 
     with TeacherClient("http://{}:{}".format(*student.address), KEY) as client, ThreadPoolExecutor() as threads:
         newer = weights(folder, 0.05)
-        moving = threads.submit(student.move, newer, WeightsKind.FULL, None, 10_000_001, announce)
+        moving = threads.submit(student.move, newer, 10_000_001, announce)
         assert known.wait(20)
         asking = threads.submit(client.score, asked(contexts=[[1, 2]], completions=[[3, 4]]))
         with pytest.raises(TimeoutError):
@@ -86,13 +85,13 @@ def test_who_has_heard_of_a_version_is_not_answered_by_the_one_before(folder: Pa
 
 
 def test_what_is_refused_when_it_is_announced_never_answers(folder: Path, student: LiveStudent) -> None:
-    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, lambda hash: None)
+    student.move(weights(folder), 10_000_000, lambda hash: None)
 
     def refuse(hash: str) -> None:
         raise Invalid("taken")
 
     with pytest.raises(Invalid, match="taken"):
-        student.move(weights(folder, 0.05), WeightsKind.FULL, None, 10_000_001, refuse)
+        student.move(weights(folder, 0.05), 10_000_001, refuse)
     assert student.card.weights_version == 10_000_000
 
 
@@ -100,7 +99,7 @@ def test_who_looks_for_it_finds_its_version_and_takes_no_other_for_it(
     folder: Path, student: LiveStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY_OF_A_PEER", KEY)
-    student.move(weights(folder), WeightsKind.FULL, None, 10_000_000, lambda hash: None)
+    student.move(weights(folder), 10_000_000, lambda hash: None)
     url = "http://{}:{}".format(*student.address)
     assert version_at("pair-a", url, "KEY_OF_A_PEER") == 10_000_000
     assert version_at("pair-b", url, "KEY_OF_A_PEER") is None, "another run's student may have its port by now"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from preceptor.errors import BadScores, Conflict, Invalid, NotFound, Overloaded, TeacherRefused, TooLarge
-from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_trainer.model import load_model
 from preceptor_trainer.reporting import Signal
 from preceptor_trainer.sampler import Job, LocalSampler
 from preceptor_trainer.samplers import Remote
+from preceptor_trainer.trained import Trained
 from tests.contract.replicas import KEY_ENV, house
 from tests.contract.sampling import Stale, go
 from tests.contract.teaching import KEY, Teaching, table, teaching
@@ -154,8 +154,8 @@ def test_weights_that_move_while_it_writes_are_sent_again(
         def __init__(self, remote: Remote) -> None:
             self._remote = remote
 
-        def publish(self, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> int:
-            return self._remote.publish(weights, kind, scale)
+        def publish(self, weights: Trained) -> int:
+            return self._remote.publish(weights)
 
         def write(self, request: WriteRequest, check: Callable[[], None]) -> Iterator[Written]:
             if not moved:

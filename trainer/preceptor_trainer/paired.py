@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from torch import Tensor
-
 from preceptor.wire.pairs import Outcomes
 from preceptor.wire.runs import Run
-from preceptor.wire.weights import WeightsKind
 from preceptor_trainer.batch import Row
 from preceptor_trainer.model import Model
 from preceptor_trainer.parts.contexts_peers import BetterTutor, Known
 from preceptor_trainer.recipe import Recipe
-from preceptor_trainer.self_teacher import held, trained
 from preceptor_trainer.standing import Standing, domain_of
+from preceptor_trainer.trained import Trained, copied
 
 PRIOR = (1.0, 1.0)
 """Of the success rates that are told; a recipe's parts have their own."""
@@ -27,14 +24,7 @@ PRIOR = (1.0, 1.0)
 class Pair(Protocol):
     """Whoever connects a run with its peer."""
 
-    def publish(
-        self,
-        step: int,
-        weights: Mapping[str, Tensor],
-        kind: WeightsKind,
-        scale: float | None,
-        outcomes: Mapping[str, Outcomes],
-    ) -> None:
+    def publish(self, step: int, weights: Trained, outcomes: Mapping[str, Outcomes]) -> None:
         """Have these weights, the student's after `step`, answer the peer. `outcomes`: of that step, by domain."""
         ...
 
@@ -54,15 +44,12 @@ class Paired:
     def __init__(self, pair: Pair | None, model: Model, run: Run, recipe: Recipe) -> None:
         self._pair, self._model, self._recipe = pair, model, recipe
         self._met: dict[int, Mapping[str, Standing]] = {}
-        lora = run.training.lora
-        self._kind = WeightsKind.FULL if lora is None else WeightsKind.LORA
-        self._scale = None if lora is None else lora.alpha / lora.rank
+        self._lora = run.training.lora
 
     def publish(self, step: int, rows: Sequence[Row] = ()) -> None:
         """The student as it is now, after `step`, whose rollouts were these."""
         if self._pair is not None:
-            weights = {name: held(each) for name, each in trained(self._model, self._kind).items()}
-            self._pair.publish(step, weights, self._kind, self._scale, outcomes_of(rows))
+            self._pair.publish(step, copied(self._model, self._lora), outcomes_of(rows))
 
     def meet(self, step: int) -> Mapping[str, Standing]:
         """See `Pair`; nothing, where the run is alone."""

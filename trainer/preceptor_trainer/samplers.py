@@ -8,24 +8,21 @@ corrected (`mismatch`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
 from preceptor.errors import Invalid, VersionsDisagree
 from preceptor.wire.runs import Run, Training
-from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteJob, WriteRequest, Written
 from preceptor_trainer.learner import Learner
 from preceptor_trainer.model import Model, eos_ids
 from preceptor_trainer.ranks import Ranks
 from preceptor_trainer.sampler import Check, Completion, Job, LocalSampler, Sampler
-from preceptor_trainer.self_teacher import held, trained
 from preceptor_trainer.snapshot import Snapshot
 from preceptor_trainer.student import open_student
+from preceptor_trainer.trained import Trained, copied
 
 SENT_AGAIN = 3
 """How often in one batch a server that has lost its weights is sent them again."""
@@ -36,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Remote(Protocol):
     """A server that writes by weights that it is sent."""
 
-    def publish(self, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> int:
+    def publish(self, weights: Trained) -> int:
         """Returns their version once they are live. Raises the SDK's errors."""
         ...
 
@@ -63,10 +60,8 @@ class RemoteSampler:
     def __init__(self, remote: Remote, model: Model, training: Training) -> None:
         self._remote, self._model = remote, model
         self._ends = tuple(sorted(eos_ids(model)))
-        lora = training.lora
-        self._kind = WeightsKind.FULL if lora is None else WeightsKind.LORA
-        self._scale = None if lora is None else lora.alpha / lora.rank
-        self._sent: dict[str, Tensor] = {}
+        self._lora = training.lora
+        self._sent: Trained | None = None
         self._version: int | None = None
 
     def refresh(self, learner: Learner) -> int:
@@ -74,7 +69,7 @@ class RemoteSampler:
         they are being moved."""
         with learner.moving:
             version = learner.version
-            self._sent = {name: held(each) for name, each in trained(self._model, self._kind).items()}
+            self._sent = copied(self._model, self._lora)
         self._publish()
         return version
 
@@ -131,7 +126,8 @@ class RemoteSampler:
         )
 
     def _publish(self) -> None:
-        self._version = self._remote.publish(self._sent, self._kind, self._scale)
+        assert self._sent is not None, "the first batch is written after a refresh"
+        self._version = self._remote.publish(self._sent)
 
 
 def open_sampler(

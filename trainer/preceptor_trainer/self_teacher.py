@@ -1,7 +1,6 @@
 """A self-teacher that moves: its weights follow the student's by the recipe's rule, and are sent to whoever serves it.
 
-They are held in float32, on the CPU: all that the run trains, and nothing else, for the rest never moves. Of a LoRA
-student that is the adapters under peft's names, else whole weights under the model's own.
+They are held in float32, on the CPU.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from preceptor.errors import Invalid
 from preceptor.wire.runs import Run
-from preceptor.wire.weights import WeightsKind
-from preceptor_trainer.lora import adapter_state
 from preceptor_trainer.model import Model
 from preceptor_trainer.recipe import Recipe, TeacherUpdate
+from preceptor_trainer.trained import Trained, copied, held, trained
 
 ROLE = "self"
 """The role whose teacher moves."""
@@ -26,7 +23,7 @@ ROLE = "self"
 class Publisher(Protocol):
     """Sends weights to a role's teacher, at every endpoint it has."""
 
-    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> object:
+    def publish(self, role: str, weights: Trained) -> object:
         """Returns once they are live. Raises the SDK's errors."""
         ...
 
@@ -36,15 +33,14 @@ class SelfTeacher:
 
     def __init__(self, update: TeacherUpdate, model: Model, run: Run, publisher: Publisher) -> None:
         self._update, self._model, self._publisher = update, model, publisher
-        lora = run.training.lora
-        self._kind = WeightsKind.FULL if lora is None else WeightsKind.LORA
-        self._scale = None if lora is None else lora.alpha / lora.rank
-        self._weights = {name: held(each) for name, each in self._student().items()}
+        self._lora = run.training.lora
+        begins = copied(model, self._lora)
+        self._weights, self._kind, self._scale = dict(begins.tensors), begins.kind, begins.scale
         self._start = {name: each.clone() for name, each in self._weights.items()} if update.anchor else {}
 
     def publish(self) -> None:
         """Make the teacher serve these weights."""
-        self._publisher.publish(ROLE, self._weights, self._kind, self._scale)
+        self._publisher.publish(ROLE, Trained(self._weights, self._kind, self._scale))
 
     def follow(self, step: int) -> None:
         """Move after a step, where the rule says so, and publish."""
@@ -52,7 +48,7 @@ class SelfTeacher:
         if decay is None:
             return
         anchor = self._update.anchor
-        for name, each in self._student().items():
+        for name, each in trained(self._model, self._lora).items():
             goal = held(each)
             if anchor:
                 goal.lerp_(self._start[name], anchor)
@@ -73,9 +69,6 @@ class SelfTeacher:
         self._weights = {name: state[f"now/{name}"].clone() for name in self._weights}
         self._start = {name: state[f"start/{name}"].clone() for name in self._start}
 
-    def _student(self) -> dict[str, Tensor]:
-        return trained(self._model, self._kind)
-
 
 def open_self_teacher(recipe: Recipe, model: Model, run: Run, publisher: Publisher | None) -> SelfTeacher | None:
     """The run's moving self-teacher; None where it is frozen. Raises Invalid where nobody can be sent its weights."""
@@ -88,16 +81,3 @@ def open_self_teacher(recipe: Recipe, model: Model, run: Run, publisher: Publish
             remedy='Run it on a worker, or override it: {"teacher": {"kind": "frozen"}}.',
         )
     return SelfTeacher(recipe.teacher, model, run, publisher)
-
-
-def trained(model: Model, kind: WeightsKind) -> dict[str, Tensor]:
-    """What a run moves of its student, by the names it is sent under, sharing the model's memory."""
-    if kind is WeightsKind.LORA:
-        return adapter_state(model)
-    # A tied weight has two names and is one: the first stands for it.
-    return {name: each.detach() for name, each in model.module.named_parameters()}
-
-
-def held(weight: Tensor) -> Tensor:
-    """A copy that travels: float32, on the CPU."""
-    return weight.detach().to(device="cpu", dtype=torch.float32, copy=True)

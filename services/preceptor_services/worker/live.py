@@ -10,23 +10,22 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import uvicorn
 from pydantic import SecretStr
 
 from preceptor.errors import Invalid
 from preceptor.weights import body_of
 from preceptor.wire.teachers import Card
-from preceptor.wire.weights import WeightsKind
 from preceptor_services.teacher.app import create_teacher_app
 from preceptor_services.teacher.backends.hf import HfBackend
 from preceptor_services.teacher.service import Service
 from preceptor_services.teacher.settings import TeacherSettings
 from preceptor_services.teacher.weights import put_live
+from preceptor_trainer.trained import Trained
 
 _log = logging.getLogger(__name__)
 STARTS_SECONDS = 30.0
@@ -73,14 +72,7 @@ class LiveStudent:
         """What it says of itself."""
         return self._service.card
 
-    def move(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        kind: WeightsKind,
-        scale: float | None,
-        version: int,
-        announce: Callable[[str], object],
-    ) -> None:
+    def move(self, weights: Trained, version: int, announce: Callable[[str], object]) -> None:
         """Answer with these weights from now on; what was begun is finished by those before. `announce` is told their
         hash when nobody is answered: who hears of them there is not answered by those before any more. What it raises
         leaves everything as it is."""
@@ -89,9 +81,10 @@ class LiveStudent:
         body = loader.folder / f"version-{version}.safetensors"
         try:
             with body.open("wb") as file:
-                for piece in body_of({name: each.numpy() for name, each in weights.items()}, kind, scale).pieces():
+                arrays = {name: each.numpy() for name, each in weights.tensors.items()}
+                for piece in body_of(arrays, weights.kind, weights.scale).pieces():
                     file.write(piece)
-            update = loader.read(body, kind, version, scale)
+            update = loader.read(body, weights.kind, version, weights.scale)
             asyncio.run(put_live(self._service, loader, body, update, announce))
         finally:
             if not loader.holds(body):

@@ -9,14 +9,12 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from preceptor.client import Client
 from preceptor.wire.pairs import Outcomes, PeerServing, Publication, version_of
 from preceptor.wire.runs import Run
-from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.live import LiveStudent
+from preceptor_trainer.trained import Trained
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +31,7 @@ class OwnVersions:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publishes-{run.id}")
         self._under_way: Future[None] | None = None
 
-    def publish(
-        self,
-        step: int,
-        weights: Mapping[str, torch.Tensor],
-        kind: WeightsKind,
-        scale: float | None,
-        outcomes: Mapping[str, Outcomes],
-    ) -> None:
+    def publish(self, step: int, weights: Trained, outcomes: Mapping[str, Outcomes]) -> None:
         """Begin to publish a version. Raises what came of the one before: LeaseLost, and what weights that do not fit
         raise."""
         self.settle()
@@ -52,7 +43,7 @@ class OwnVersions:
             self._last = told
 
         def work() -> None:
-            self._student.move(weights, kind, scale, version, announce)
+            self._student.move(weights, version, announce)
             self._say_where()
 
         self._under_way = self._worker.submit(work)

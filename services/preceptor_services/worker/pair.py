@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import torch
-
 from preceptor.client import Client
 from preceptor.errors import Interrupted, NeverPublished, PeerLost, PreceptorError
 from preceptor.wire.pairs import (
@@ -24,11 +22,11 @@ from preceptor.wire.pairs import (
     step_of,
 )
 from preceptor.wire.runs import LeaseGrant, RunState
-from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.lease import Lease
 from preceptor_services.worker.live import LiveStudent
 from preceptor_services.worker.own_versions import OwnVersions
 from preceptor_trainer.standing import Standing, Standings
+from preceptor_trainer.trained import Trained
 
 ASKS_SECONDS, WAITS_SECONDS = 1.0, 0.1
 """How often the control plane is asked about the peer: by the way, and while this side waits."""
@@ -97,16 +95,9 @@ class Link:
 
     # -- the loop's --------------------------------------------------------------------------------------------------
 
-    def publish(
-        self,
-        step: int,
-        weights: Mapping[str, torch.Tensor],
-        kind: WeightsKind,
-        scale: float | None,
-        outcomes: Mapping[str, Outcomes],
-    ) -> None:
+    def publish(self, step: int, weights: Trained, outcomes: Mapping[str, Outcomes]) -> None:
         """Record a version, then have it answer: see `OwnVersions`."""
-        self._own.publish(step, weights, kind, scale, outcomes)
+        self._own.publish(step, weights, outcomes)
         with self._changed:
             self._standings.own(outcomes)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-
-import torch
+from collections.abc import Callable, Iterator
 
 from preceptor.pool import TeacherPool
 from preceptor.wire.teachers import SAMPLER
-from preceptor.wire.weights import WeightsKind
 from preceptor.wire.write import WriteRequest, Written
 from preceptor_services.worker.publisher import WeightsPublisher
+from preceptor_trainer.trained import Trained
 
 
 class PoolSampler:
@@ -19,9 +17,9 @@ class PoolSampler:
     def __init__(self, pool: TeacherPool, publisher: WeightsPublisher) -> None:
         self._pool, self._publisher = pool, publisher
 
-    def publish(self, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> int:
+    def publish(self, weights: Trained) -> int:
         """Raises what `TeacherPool.publish` raises."""
-        return self._publisher.publish(SAMPLER, weights, kind, scale)
+        return self._publisher.publish(SAMPLER, weights)
 
     def write(self, request: WriteRequest, check: Callable[[], None]) -> Iterator[Written]:
         """Raises what `TeacherPool.write` raises."""

@@ -6,11 +6,11 @@ The real things are tested where they live: the pool in the SDK's tests, both to
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor
 
 from preceptor.fingerprint import tokenizer_file
 from preceptor.wire.chat import ChatRequest, Reply
@@ -26,6 +26,7 @@ from preceptor_trainer.model import Model, head_of
 from preceptor_trainer.recipe import Recipe, Verifier
 from preceptor_trainer.reporting import Signal
 from preceptor_trainer.scoring import score
+from preceptor_trainer.trained import Trained
 from preceptor_trainer.verifiers import Exact
 from preceptor_trainer.views import Message, Task
 
@@ -145,17 +146,17 @@ class Served:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self.sent: list[tuple[WeightsKind, float | None, dict[str, Tensor]]] = []
+        self.sent: list[Trained] = []
 
-    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
+    def publish(self, role: str, weights: Trained) -> None:
         assert role == "self"
-        self.sent.append((kind, scale, {name: each.clone() for name, each in weights.items()}))
-        if kind is WeightsKind.LORA:
-            put_adapter(self._model, weights, "the teacher")
+        self.sent.append(replace(weights, tensors={name: each.clone() for name, each in weights.tensors.items()}))
+        if weights.kind is WeightsKind.LORA:
+            put_adapter(self._model, weights.tensors, "the teacher")
         else:
             with torch.no_grad():
                 for name, each in self._model.module.named_parameters():
-                    each.copy_(weights[name])
+                    each.copy_(weights.tensors[name])
 
 
 class ToyData:

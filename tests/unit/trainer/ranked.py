@@ -31,7 +31,6 @@ from preceptor.wire.debate_reports import HeldDebate
 from preceptor.wire.runs import Evaluation, OnFailure, Sample, StepReport
 from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor.wire.teachers import Stamp
-from preceptor.wire.weights import WeightsKind
 from preceptor_trainer import learner, recipes
 from preceptor_trainer.batch import Batch
 from preceptor_trainer.loop import train
@@ -41,6 +40,7 @@ from preceptor_trainer.ranks import Ranks, joined
 from preceptor_trainer.recipe import Recipe
 from preceptor_trainer.reporting import Signal
 from preceptor_trainer.together import Together
+from preceptor_trainer.trained import Trained
 from tests.unit.trainer.doubles import LocalScorer, Remembering, Served, ToyData, toy_run
 
 ROOT = Path(__file__).parents[3]
@@ -217,10 +217,10 @@ class _Published(Served):
         super().__init__(teacher)
         self._folder = folder
 
-    def publish(self, role: str, weights: Mapping[str, Tensor], kind: WeightsKind, scale: float | None) -> None:
-        super().publish(role, weights, kind, scale)
+    def publish(self, role: str, weights: Trained) -> None:
+        super().publish(role, weights)
         self._folder.mkdir(exist_ok=True)
-        save_file(dict(weights), self._folder / f"{len(self.sent)}.safetensors")
+        save_file(dict(weights.tensors), self._folder / f"{len(self.sent)}.safetensors")
 
 
 class _Following(LocalScorer):

@@ -103,7 +103,7 @@ def test_a_run_taken_up_again_continues_the_same_numbers(folder: Path, tmp_path:
     assert tail.ended.result.kept_step == whole.ended.result.kept_step
     assert tail.ended.result.ci95 == whole.ended.result.ci95
     for one, other in zip(tail.served.sent[-1:], whole.served.sent[-1:], strict=True):
-        assert all(torch.equal(other[2][name], each) for name, each in one[2].items())
+        assert all(torch.equal(other.tensors[name], each) for name, each in one.tensors.items())
 
 
 def test_only_adapters_are_trained_and_checkpointed(folder: Path, tmp_path: Path) -> None:
@@ -139,25 +139,25 @@ def test_a_student_that_trains_all_weights_is_taught_by_a_copy_of_what_it_began_
 def test_an_ema_teacher_is_sent_the_average_of_the_student_s_weights(folder: Path, tmp_path: Path) -> None:
     went = go(folder, tmp_path, recipe={"teacher": {"kind": "ema", "decay": 0.75}}, steps=3, checkpoint_every=1)
     start = dict(load_model(folder).module.named_parameters())
-    kinds = [(kind, scale) for kind, scale, _ in went.served.sent]
+    kinds = [(each.kind, each.scale) for each in went.served.sent]
     assert kinds == [(WeightsKind.FULL, None)] * 4, "before the first step, and after each"
-    assert all(torch.equal(start[name], each) for name, each in went.served.sent[0][2].items())
+    assert all(torch.equal(start[name], each) for name, each in went.served.sent[0].tensors.items())
     again = go(folder, tmp_path / "x", recipe={"teacher": {"kind": "copy_every", "every": 1}}, steps=1)
-    first = again.served.sent[-1][2]
-    for name, each in went.served.sent[1][2].items():
+    first = again.served.sent[-1].tensors
+    for name, each in went.served.sent[1].tensors.items():
         torch.testing.assert_close(each, 0.75 * start[name] + 0.25 * first[name], atol=1e-6, rtol=0)
 
 
 def test_a_trust_region_ends_a_share_of_the_way_to_the_student(folder: Path, tmp_path: Path) -> None:
     went = go(folder, tmp_path, recipe={"teacher": {"kind": "trust_region", "share": 0.25}})
     start, student = dict(load_model(folder).module.named_parameters()), dict(went.model.module.named_parameters())
-    for name, each in went.served.sent[-1][2].items():
+    for name, each in went.served.sent[-1].tensors.items():
         torch.testing.assert_close(each, 0.75 * start[name] + 0.25 * student[name], atol=1e-6, rtol=0)
 
 
 def test_a_teacher_that_copies_is_left_alone_between(folder: Path, tmp_path: Path) -> None:
     went = go(folder, tmp_path, recipe={"teacher": {"kind": "copy_every", "every": 2}}, lora=ADAPTERS, steps=5)
-    assert [(kind, scale) for kind, scale, _ in went.served.sent] == [(WeightsKind.LORA, 2.0)] * 3
+    assert [(each.kind, each.scale) for each in went.served.sent] == [(WeightsKind.LORA, 2.0)] * 3
 
 
 def test_nobody_to_publish_to_is_said_at_once(folder: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_rollback_goes_on_from_the_last_checkpoint_with_other_tasks(
     assert [report.step for report in went.reporter.steps] == [1, 2, 3, 4, 5]
     assert np.isnan(went.reporter.steps[2].metrics["loss"])
     assert [(note["guard"], note["action"]) for note in went.reporter.notes] == [("nonfinite", "rollback")]
-    sent = [each for _, _, each in went.served.sent]
+    sent = [each.tensors for each in went.served.sent]
     assert all(torch.equal(sent[2][name], each) for name, each in sent[3].items()), "the teacher goes back too"
     assert load_state(went.reporter.checkpoints[-1][1]).rollbacks == 1
     # Killed after the rollback, the run is taken up from the checkpoint before it, and goes back again.

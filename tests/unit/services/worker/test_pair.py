@@ -11,8 +11,8 @@ import pytest
 
 from preceptor.errors import Interrupted, Invalid, NeverPublished, PeerLost, TeacherUnavailable
 from preceptor.wire.pairs import Outcomes, PairGrant, PairPolicy, Publication, Published, step_of, version_of
-from preceptor.wire.weights import WeightsKind
 from preceptor_services.worker.pair import Link
+from preceptor_trainer.trained import Trained
 from tests.debaters import card
 
 HASH = "sha256:" + "a" * 64
@@ -62,7 +62,7 @@ class Student:
     def __init__(self) -> None:
         self.moved, self.go, self.fits = list[int](), threading.Event(), True
 
-    def move(self, weights: object, kind: object, scale: object, version: int, announce: Any) -> None:
+    def move(self, weights: object, version: int, announce: Any) -> None:
         assert self.go.wait(10)
         if not self.fits:
             raise Invalid("It holds NaN.", field="weights")
@@ -243,7 +243,7 @@ def test_who_is_done_says_so_and_answers_until_the_other_is(plane: Plane) -> Non
     student = Student()
     student.go.set()
     with link(plane, student=student) as mine:
-        mine.publish(10, {}, WeightsKind.FULL, None, {})
+        mine.publish(10, Trained({}), {})
         ended = threading.Event()
         thread = threading.Thread(target=lambda: (mine.linger(), ended.set()))
         thread.start()
@@ -287,11 +287,11 @@ def test_what_is_known_is_the_same_for_all_of_a_step_and_begins_with_what_was_re
 def test_a_version_is_published_while_the_run_goes_on_and_all_of_them_in_turn(plane: Plane) -> None:
     plane.done, student = True, Student()
     with link(plane, student=student, patience=60) as mine:
-        mine.publish(1, {}, WeightsKind.FULL, None, {"maths": Outcomes(right=3)})
+        mine.publish(1, Trained({}), {"maths": Outcomes(right=3)})
         assert not student.moved, "nobody waited for it"
         assert mine.meet(2)["maths"].own.right == 3, "what is known does not depend on who was sooner"
         student.go.set()
-        mine.publish(2, {}, WeightsKind.FULL, None, {})
+        mine.publish(2, Trained({}), {})
         mine.linger()
     assert student.moved == [version_of(1, 1), version_of(1, 2)]
     assert plane.told == [*student.moved, student.moved[-1]] and plane.told_done
@@ -302,10 +302,10 @@ def test_a_version_that_does_not_fit_ends_the_run_with_the_next_one_or_at_the_en
     student.go.set()
     student.fits = False
     with link(plane, student=student) as mine:
-        mine.publish(1, {}, WeightsKind.FULL, None, {})
+        mine.publish(1, Trained({}), {})
         with pytest.raises(Invalid, match="NaN"):
-            mine.publish(2, {}, WeightsKind.FULL, None, {})
-        mine.publish(2, {}, WeightsKind.FULL, None, {})
+            mine.publish(2, Trained({}), {})
+        mine.publish(2, Trained({}), {})
         with pytest.raises(Invalid, match="NaN"):
             mine.linger()
     assert not plane.told
