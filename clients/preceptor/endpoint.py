@@ -7,7 +7,7 @@ scores = teacher.score(ScoreRequest(contexts=[prompt], completions=[answer], con
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -131,20 +131,23 @@ class TeacherClient(Completing, Closing):
         """Write the head's frame to `path`, going on where an earlier attempt broke off; returns its hash.
 
         hash: the one wanted, which a teacher that moves keeps for a while; None: the live one. since: the file of a
-        head that is here already: then what has changed since is fetched, where that is less. `count` is told the
-        bytes received. What is in the file is only what was sent: `decode_head` checks it against the hash. Raises
-        NotFound where that head is gone, Corrupt where the change does not lead to it.
+        head that is here already: then what has changed since is fetched, where that is less, and nobody has taken the
+        file away. `count` is told the bytes received. What is in the file is only what was sent: `decode_head` checks
+        it against the hash. Raises NotFound where that head is gone, Corrupt where the change does not lead to it.
         """
         query = {} if hash is None else {"hash": hash}
+        known = None
         if since is not None and not path.exists():
-            query["since"] = hash_of([since.read_bytes()])
+            with suppress(FileNotFoundError):
+                known = since.read_bytes()
+                query["since"] = hash_of([known])
         have = path.stat().st_size if path.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._stream("GET", f"/v1/head?{urlencode(query)}", headers=headers) as answer:
-            if since is not None and not answer.headers.get("ETag"):  # a change has no name of its own
+            if known is not None and not answer.headers.get("ETag"):  # a change has no name of its own
                 frame = _read(answer, MAX_ANSWER_BYTES)
                 count(len(frame))
-                return self._changed(since, frame, path)
+                return self._changed(known, frame, path)
             with path.open("ab") as file:
                 if answer.status_code != 206:
                     file.truncate(0)
@@ -224,9 +227,9 @@ class TeacherClient(Completing, Closing):
         self._http.close()
 
     @staticmethod
-    def _changed(since: Path, frame: bytes, path: Path) -> str:
+    def _changed(known: bytes, frame: bytes, path: Path) -> str:
         """Write the head that a change leads to; returns its hash."""
-        pieces = apply_delta(since.read_bytes(), frame)
+        pieces = apply_delta(known, frame)
         with path.open("wb") as file:
             file.writelines(pieces)
         return hash_of(pieces)

@@ -46,10 +46,10 @@ class Heads:
 
     def _kept(self, wanted: str) -> Head | None:
         path = self._path(wanted)
-        if not path.exists():
-            return None
         try:
             return decode_head(path.read_bytes(), wanted)
+        except FileNotFoundError:  # whoever fetched it may have taken it away since
+            return None
         except Corrupt:
             path.unlink(missing_ok=True)  # a damaged file: fetched again
             return None

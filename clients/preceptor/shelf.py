@@ -56,7 +56,8 @@ class Shelf:
     def put(self, key: str, pieces: Sequence[bytes | memoryview]) -> bool:
         """Keep the pieces, one after the other, under a key of at least three characters that may be a file's name.
 
-        False where they are larger than the bound. Raises OSError where the disk refuses.
+        False where they are larger than the bound. Whoever wants the room may evict them at any time, also before this
+        returns. Raises OSError where the disk refuses.
         """
         size = _on_disk(_DIGEST_BYTES + sum(len(piece) for piece in pieces))
         if size > self._max_bytes:
@@ -69,7 +70,8 @@ class Shelf:
             with aside.open("wb") as file:
                 file.write(_digest(key, pieces))
                 file.writelines(pieces)
-            aside.replace(path)
+            with suppress(FileNotFoundError):  # another one that wanted room has evicted it already
+                aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
         return True

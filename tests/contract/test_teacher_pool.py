@@ -226,6 +226,26 @@ def test_a_head_is_fetched_once_and_kept(taught: Teaching, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [f"{head.hash.removeprefix('sha256:')}.safetensors"]
 
 
+def test_a_head_that_another_process_takes_away_is_fetched_again(
+    taught: Teaching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several workers share the folder, and each keeps its own last ones there."""
+    with pooled(taught, tmp_path) as (pool, _, _):
+        head, read = pool.head("expert"), Path.read_bytes
+        (kept,) = tmp_path.iterdir()
+
+        def too_late(path: Path) -> bytes:
+            monkeypatch.undo()
+            kept.unlink()
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", too_late)
+        np.testing.assert_array_equal(pool.head("expert").weight_VD, head.weight_VD)
+        assert kept.exists()
+    whole = taught.client.download_head(tmp_path / "part", since=tmp_path / "gone")
+    assert whole == head.hash
+
+
 def test_a_damaged_head_is_fetched_again(taught: Teaching, tmp_path: Path) -> None:
     with pooled(taught, tmp_path) as (pool, _, _):
         head = pool.head("expert")

@@ -90,6 +90,22 @@ def test_the_folder_is_not_looked_through_at_every_write(tmp_path: Path, monkeyp
     assert len(looks) == 10, "once per sixteenth of the bound"
 
 
+def test_what_is_evicted_while_it_is_written_is_gone_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others, replace = Shelf(tmp_path, 4 * BLOCK), Shelf(tmp_path, 4 * BLOCK), Path.replace
+
+    def late(aside: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        assert others.put(key(2), [b"y" * 3 * BLOCK]), "which wants all the room there is"
+        return replace(aside, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    assert mine.put(key(1), [b"x"])
+    assert (mine.get(key(1)), mine.get(key(2))) == (None, b"y" * 3 * BLOCK)
+    assert len(files(tmp_path)) == 1
+
+
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, 2 * BLOCK)
     shelf.put(key(1), [b"x"])
