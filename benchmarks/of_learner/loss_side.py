@@ -183,9 +183,9 @@ def _status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def inputs(tokens: int, hidden: int, vocab: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(tokens: int, hidden: int, vocab: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits with a standard deviation of about 2, the teacher's near the student's: what self-distillation sees."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)

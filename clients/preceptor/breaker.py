@@ -1,6 +1,6 @@
 """A breaker: whoever failed several times in a row is left alone for a while, then tried with one request.
 
-closed     -> open       after `failures` in a row
+closed     -> open       after FAILURES in a row
 open       -> half-open  when the pause is over: one request is let through
 half-open  -> closed     it was answered;  -> open, for twice as long, it was not
 """
@@ -20,8 +20,7 @@ LONGEST_PAUSE = 30.0
 class Breaker:
     """Of one endpoint. Safe to share between threads."""
 
-    def __init__(self, *, failures: int = FAILURES, clock: Callable[[], float] = time.monotonic) -> None:
-        self._failures = failures
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._in_a_row = 0
@@ -64,7 +63,7 @@ class Breaker:
             self._in_a_row += 1
             if self._trying:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)
-            if self._trying or self._in_a_row >= self._failures:
+            if self._trying or self._in_a_row >= FAILURES:
                 self._until, self._trying = self._clock() + self._pause, False
 
     def gave_up(self) -> None:

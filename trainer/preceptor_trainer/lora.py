@@ -80,11 +80,11 @@ def adapter_state(model: Model) -> dict[str, Tensor]:
     return {name: each.detach() for name, each in get_peft_model_state_dict(model.module).items()}
 
 
-def save_adapter(model: Model, folder: Path, base: str, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write an adapter folder; `base` says what it is an adapter of. `weights`: these instead of the model's own."""
+def save_adapter(model: Model, folder: Path, base: str) -> None:
+    """Write an adapter folder; `base` says what it is an adapter of."""
     folder.mkdir(parents=True)
-    state = adapter_state(model) if weights is None else weights
-    named = {name if name.startswith(_PREFIX) else _PREFIX + name: each.contiguous() for name, each in state.items()}
+    state = adapter_state(model)
+    named = {_PREFIX + name.removeprefix(_PREFIX): each.contiguous() for name, each in state.items()}
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
     config: Any = model.module.peft_config[NAME]
     settings = {key: _plain(value) for key, value in config.to_dict().items()} | {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from preceptor.connection import Connection
@@ -38,9 +38,8 @@ PORTION_BYTES = 2**20
 class Debates:
     """Debates of the control plane."""
 
-    def __init__(self, connection: Connection, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._sleep = sleep
 
     # -- for whoever has a question -----------------------------------------------------------------------------------
 
@@ -76,7 +75,7 @@ class Debates:
                     f"Debate {debate_id} is {debate.state.value} after {seconds:g} s.",
                     remedy="Is there a worker that takes debates, and is it free? `preceptor worker --takes debates`.",
                 )
-            self._sleep(every)
+            time.sleep(every)
         return debate
 
     def store_template(self, name: str, template: DebateTemplate) -> StoredTemplate:

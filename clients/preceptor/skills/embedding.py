@@ -28,6 +28,8 @@ DEFAULT = "ngrams-1"
 """The embedder that needs no download."""
 MOST_DIMENSIONS = 4096
 
+_SIZE = 256
+"""Of a vector: `ngrams-1` has this one."""
 _WORD, _PAIR, _GRAM = 4, 2, 1
 """What a word, two words in a row, and a piece of a word count."""
 _GRAMS = (3, 4)
@@ -54,12 +56,11 @@ class NGrams:
 
     name = DEFAULT
 
-    def __init__(self, size: int = 256) -> None:
-        self._size = size
+    def __init__(self) -> None:
         self._word = lru_cache(maxsize=50_000)(self._word_features)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        out_ND = np.zeros((len(texts), self._size), dtype=np.int32)
+        out_ND = np.zeros((len(texts), _SIZE), dtype=np.int32)
         for row_D, text in zip(out_ND, texts, strict=True):
             found = words(text)
             places: list[int] = []
@@ -72,7 +73,7 @@ class NGrams:
                 place, sign = self._hashed(" ".join(pair))
                 places.append(place)
                 values.append(sign * _PAIR * min(times, _REPEATS))
-            row_D += np.bincount(places, values, self._size).astype(np.int32)
+            row_D += np.bincount(places, values, _SIZE).astype(np.int32)
         return out_ND
 
     def _word_features(self, word: str) -> tuple[list[int], list[int]]:
@@ -84,7 +85,7 @@ class NGrams:
 
     def _hashed(self, feature: str) -> tuple[int, int]:
         value = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "big")
-        return value % self._size, 1 if value >> 63 else -1
+        return value % _SIZE, 1 if value >> 63 else -1
 
 
 def words(text: str) -> list[str]:

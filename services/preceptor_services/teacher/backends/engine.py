@@ -25,7 +25,7 @@ from preceptor.fingerprint import tokenizer_card, tokenizer_file
 from preceptor.samples import token_samples
 from preceptor.tensorfiles import file_pieces, open_folder, weights_hash
 from preceptor.wire.score import Numbers, ScoreRequest
-from preceptor.wire.teachers import Card, TokenizerCard
+from preceptor.wire.teachers import TokenizerCard
 from preceptor.wire.tokenizers import body_hash
 from preceptor_services.teacher import guard
 from preceptor_services.teacher.backends import About, Layout, NamedFile, NewWeights, Text
@@ -107,11 +107,6 @@ class EngineBackend(Closing):
             lanes=LANES,
             weights_hash=weights_hash(open_folder(folder)),
         )
-
-    @property
-    def engine_card(self) -> Card:
-        """What was found out about the engine's server."""
-        return self._card
 
     def head(self) -> None:
         """None: an engine's server gives no output projection."""
