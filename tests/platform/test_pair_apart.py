@@ -66,6 +66,7 @@ def finished(client: Client, started: Codistillation) -> Codistillation:
             ledger = step.ledger.teachers[PEER]
             versions = {each.version for each in ledger.answers}
             assert versions <= published[peer].keys(), "every score's version was published"
+            assert all(each.lag <= started.policy.max_lag for each in ledger.answers), "also where a side was killed"
             scored = sum(each.count for each in ledger.answers if each.kind == "score")
             assert scored == ledger.sequences, "no score is counted twice"
             assert len({(each.kind, each.version) for each in ledger.answers}) == len(ledger.answers)

@@ -156,6 +156,23 @@ class Link:
             )
         return version
 
+    def heeds(self, version: int) -> bool:
+        """Whether what this version says is heard: it is as near as the policy wants it. Else the request was under way
+        when the peer was taken up again at an older checkpoint: this waits as before a step, and it is to be made anew.
+
+        Raises Interrupted where the run is to stop, and PeerLost where the pair stops without its peer.
+        """
+        with self._changed:
+            if self._within(self._step, version):
+                return True
+            _log.info("run %s: version %d of its peer is too far behind to be heard", self._run, version)
+            began = self._clock()
+            self._wait(self._step, look=False)
+            waited = self._told.get(self._step + 1)
+            if waited is not None:
+                waited["peer_waited_seconds"] += self._clock() - began
+            return False
+
     def silent(self, error: PreceptorError, teacher: str) -> None:
         """The peer did not answer for as long as it is waited for. Raises PeerLost where the pair stops then."""
         with self._changed:
@@ -163,11 +180,13 @@ class Link:
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
-    def _wait(self, own_step: int) -> None:
-        """Until the peer is near enough, is not to be waited for, or is lost. Under the lock."""
+    def _wait(self, own_step: int, *, look: bool = True) -> None:
+        """Until the peer is near enough, is not to be waited for, or is lost; for a moment at least without a `look` at
+        that first. Under the lock."""
         began = self._clock()
         try:
-            while not self._near(own_step):
+            while not (look and self._near(own_step)):
+                look = True
                 if self._stopping() or self._closing.is_set():
                     raise Interrupted("Waiting for the peer was broken off: the run is to stop.", teacher="peer")
                 if self._clock() - max(began, self._sign_of_life) > self._policy.patience:
@@ -185,7 +204,10 @@ class Link:
     def _worth_hearing(self, own_step: int) -> bool:
         if self._newest is None or self._peer_at is None:
             return self._done
-        within = own_step - step_of(self._newest) <= self._policy.max_lag
+        return self._within(own_step, self._newest)
+
+    def _within(self, own_step: int, version: int) -> bool:
+        within = own_step - step_of(version) <= self._policy.max_lag
         return within or self._policy.on_lag == "go_on" or self._done
 
     def _lose(self, why: str) -> None:

@@ -175,6 +175,66 @@ def test_a_peer_that_is_never_heard_of_is_lost_and_taken_up_again_at_its_checkpo
         assert not mine.alone
 
 
+def heeded(mine: Link, version: int) -> tuple[threading.Thread, list[bool]]:
+    """Whether it heeds this version, as known once it has waited."""
+    told = list[bool]()
+    thread = threading.Thread(target=lambda: told.append(mine.heeds(version)))
+    thread.start()
+    return thread, told
+
+
+def test_what_an_older_checkpoint_answers_is_not_heard_and_its_peer_is_waited_for(plane: Plane) -> None:
+    plane.publishes(41)
+    with link(plane, max_lag=2) as mine:
+        mine.meet(43)
+        assert mine.heeds(version_of(1, 41)) and mine.heeds(version_of(1, 40))
+        plane.publishes(30, incarnation=2)  # its worker was killed, and the request is answered by the next one
+        thread, told = heeded(mine, mine.check_published(version_of(2, 30), "peer"))
+        thread.join(0.5)
+        assert thread.is_alive()
+        plane.publishes(39, incarnation=2)
+        thread.join(0.5)
+        assert thread.is_alive()
+        plane.publishes(40, incarnation=2)
+        thread.join(20)
+        assert told == [False] and mine.heeds(version_of(2, 40)) and not mine.alone
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["goes on", "has done all its steps"])
+def test_what_is_too_far_behind_is_heard_where_nobody_waits_for_better(plane: Plane, done: bool) -> None:
+    plane.publishes(41)
+    plane.done = done
+    with link(plane, max_lag=2, on_lag="wait" if done else "go_on") as mine:
+        mine.meet(43)
+        plane.publishes(30, incarnation=2)
+        assert mine.heeds(mine.check_published(version_of(2, 30), "peer"))
+
+
+@pytest.mark.parametrize("on_loss", ["alone", "stop"])
+def test_who_stays_too_far_behind_is_lost_like_who_does_not_answer(plane: Plane, on_loss: str) -> None:
+    plane.publishes(41)
+    with link(plane, tick=2.0, max_lag=2, patience=20, on_loss=on_loss) as mine:
+        mine.meet(43)
+        plane.publishes(30, incarnation=2)
+        version = mine.check_published(version_of(2, 30), "peer")
+        if on_loss == "stop":
+            with pytest.raises(PeerLost):
+                mine.heeds(version)
+            return
+        waited = mine.heeds(version)
+        assert not waited and mine.alone and mine.metrics(43)["peer_waited_seconds"] > 20
+
+
+def test_an_answer_that_is_too_far_behind_ends_with_the_run_too(plane: Plane) -> None:
+    stopping = threading.Event()
+    plane.publishes(41)
+    with link(plane, stopping, max_lag=2) as mine:
+        mine.meet(43)
+        stopping.set()
+        with pytest.raises(Interrupted):  # whoever answers so, though the newest one is near
+            mine.heeds(version_of(1, 30))
+
+
 @pytest.mark.parametrize("done", [False, True], ids=["stays near", "has done all its steps"])
 def test_a_peer_that_publishes_nothing_any_more_is_heard_again_when_it_answers_again(plane: Plane, done: bool) -> None:
     plane.publishes(10)

@@ -3,16 +3,18 @@ published."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
 from preceptor.errors import NeverPublished, PeerLost, PreceptorError, TeacherUnavailable
 from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
-from preceptor.wire.pairs import PeerAnswers, version_of
+from preceptor.wire.pairs import PeerAnswers, step_of, version_of
 from preceptor.wire.runs import OnFailure, TeacherLedger
+from preceptor.wire.score import ScoreRequest, Scores
 from preceptor_services.worker.paired_pool import PairedPool
 
 ASKED = ChatRequest(messages=(ChatMessage(role="user", content="What is wrong?"),), max_tokens=8)
@@ -26,6 +28,7 @@ class Pool:
     version: int | None = version_of(1, 4)
     away: bool = False
     asked: list[tuple[str, OnFailure]] = field(default_factory=list[tuple[str, OnFailure]])
+    scored: int = 0
 
     def chat(self, role: str, request: ChatRequest, *, on_failure: OnFailure) -> Reply:
         self.asked.append((role, on_failure))
@@ -33,9 +36,17 @@ class Pool:
             raise TeacherUnavailable("It does not answer.", teacher=role)
         return Reply(text="All of it.", finished=True, weights_version=self.version)
 
+    def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure) -> Scores:
+        self.asked.append((role, on_failure))
+        self.scored += len(request.completions)
+        known = self.version
+        assert known is not None
+        stamp = SimpleNamespace(weights_version=known, teacher=role)
+        return cast(Scores, SimpleNamespace(stamp=stamp, offsets=[0, 5]))
+
     def take_ledger(self) -> dict[str, TeacherLedger]:
-        asked, self.asked = self.asked, []
-        return {self.role: TeacherLedger(requests=len(asked))}
+        asked, self.asked, scored, self.scored = self.asked, [], self.scored, 0
+        return {self.role: TeacherLedger(requests=len(asked), sequences=scored, tokens=5 * scored)}
 
 
 @dataclass
@@ -45,6 +56,8 @@ class Link:
     alone: bool = False
     stops: bool = False
     step: int = 6
+    bound: int = 3
+    caught_up: Callable[[], object] = lambda: None
     pair: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(role="peer"))
     silences: list[str] = field(default_factory=list[str])
 
@@ -52,6 +65,10 @@ class Link:
         if version not in (version_of(1, 3), version_of(1, 4)):
             raise NeverPublished("Nobody published it.", teacher=teacher)
         return version
+
+    def heeds(self, version: int) -> bool:
+        self.caught_up()
+        return self.step - step_of(version) <= self.bound
 
     def silent(self, error: PreceptorError, teacher: str) -> None:
         self.silences.append(error.problem.detail)
@@ -77,6 +94,36 @@ def test_texts_are_counted_by_version_and_lag_and_those_of_others_are_not() -> N
     ]
     assert (ledger["peer"].requests, ledger["self"].answers) == (3, [])
     assert pool.take_ledger()["peer"].answers == [], "they were told once"
+
+
+@pytest.mark.parametrize("kind", ["score", "feedback"])
+def test_what_is_too_far_behind_is_asked_for_again_and_counts_once(kind: Literal["score", "feedback"]) -> None:
+    link = Link(bound=2)
+    pool, _, peer = pooled(link)
+    peer.version, versions = version_of(1, 3), iter([version_of(1, 3), version_of(1, 4)])
+
+    def caught_up() -> None:
+        peer.version = next(versions, version_of(1, 4))
+
+    link.caught_up = caught_up
+    if kind == "score":
+        pool.score("peer", cast(ScoreRequest, SimpleNamespace(completions=[[1]])))
+    else:
+        pool.chat("peer", ASKED)
+    ledger = pool.take_ledger()["peer"]
+    assert ledger.answers == [PeerAnswers(kind=kind, version=version_of(1, 4), lag=2, count=1)]
+    assert ledger.requests == 3
+    assert (ledger.sequences, ledger.tokens) == ((1, 5) if kind == "score" else (0, 0))
+    assert pool.take_ledger()["peer"].sequences == 0
+
+
+def test_once_this_side_goes_on_alone_it_is_done_without() -> None:
+    pool, _, _ = pooled(link := Link(bound=1))
+    link.caught_up = lambda: setattr(link, "alone", True)
+    with pytest.raises(TeacherUnavailable, match="goes on without it"):
+        pool.score("peer", cast(ScoreRequest, SimpleNamespace(completions=[[1]])))
+    ledger = pool.take_ledger()["peer"]
+    assert (ledger.answers, ledger.sequences, ledger.dropped, ledger.requests) == ([], 0, 1, 1)
 
 
 @pytest.mark.parametrize("version", [version_of(1, 5), None])
