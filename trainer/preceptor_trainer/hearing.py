@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from preceptor.ledgers import added
@@ -34,28 +34,26 @@ class Hearing:
     def __init__(self, opinions: Opinions, scorer: Scorer) -> None:
         self._opinions, self._scorer = opinions, scorer
         self._told: dict[tuple[int, int], Mapping[str, TeacherLedger]] = {}
-        self._replaced: Collection[str] | None = None
+        self._spent: Mapping[str, TeacherLedger] = {}
 
     def __call__(self, part: Part) -> Part:
-        at, spent = (part.step, part.index), self._begin_again()
-        before = self._told.pop(at, {})
+        at, spent, self._spent = (part.step, part.index), self._spent, {}
+        self._told = {known: each for known, each in self._told.items() if known[0] >= part.step}
+        self._told[at] = added([_thrown_away(self._told.get(at, {})), spent])
         heard = self._opinions.hear(part.rows, part.step)
-        teachers = added([_thrown_away(before), spent, self._scorer.take_ledger(), heard.texts])
-        self._told = {known: each for known, each in self._told.items() if known[0] >= part.step} | {at: teachers}
-        return replace(part, heard=heard, teachers=teachers)
+        self._told[at] = added([self._told[at], self._scorer.take_ledger(), heard.texts])
+        return replace(part, heard=heard, teachers=self._told[at])
 
-    def again(self) -> None:
+    def again(self) -> Callable[[], None]:
         """Break off what is asked of teachers that others are to replace. Called where nothing that is heard by then is
-        wanted any more: all of it is to be heard anew."""
-        self._replaced = {*(self._replaced or ()), *self._scorer.begin_again()}
+        wanted any more; what it returns, before all of it is heard anew."""
+        replaced = self._scorer.begin_again()
 
-    def _begin_again(self) -> Mapping[str, TeacherLedger]:
-        """What was broken off has ended: what it took, by role."""
-        replaced, self._replaced = self._replaced, None
-        if replaced is None:
-            return {}
-        self._opinions.begin_again(replaced)
-        return _thrown_away(self._scorer.take_ledger())
+        def begin() -> None:
+            self._opinions.begin_again(replaced)
+            self._spent = added([self._spent, _thrown_away(self._scorer.take_ledger())])
+
+        return begin
 
 
 def _thrown_away(ledgers: Mapping[str, TeacherLedger]) -> dict[str, TeacherLedger]:

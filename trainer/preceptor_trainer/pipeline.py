@@ -98,10 +98,10 @@ class Pipeline:
         if self._flight.max_lag:
             self._flight.publish(version)
 
-    def redo(self, change: Callable[[], None]) -> None:
+    def redo(self, change: Callable[[], Callable[[], None]]) -> None:
         """Have the last stage do anew what it has done, or is doing, of batches that were not taken yet. `change` is
-        called when nothing counts any more of what it does, a failure included, and nothing is done anew yet: it must
-        not wait."""
+        called when nothing counts any more of what it does, a failure included; what that returns is called once it
+        does nothing, before it begins anew. Neither may wait."""
         self._flight.redo(change)
 
     def begin_again(self, step: int) -> None:
@@ -132,6 +132,7 @@ class _Flight:
         self._inboxes: dict[str, deque[Part]] = {name: deque() for name in stages}
         self._last: list[Part] = []
         self._redone = 0
+        self._afresh: list[Callable[[], None]] = []
         self._written: set[int] = set()
         self._done: defaultdict[int, list[Part]] = defaultdict(list)
         self._times: defaultdict[int, Times] = defaultdict(Times)
@@ -171,7 +172,7 @@ class _Flight:
             self._last = [part for part in self._last if part.step > step]
         return Taken(parts=sorted(parts, key=lambda part: part.index), times=times)
 
-    def redo(self, change: Callable[[], None]) -> None:
+    def redo(self, change: Callable[[], Callable[[], None]]) -> None:
         """All that the last stage was given goes back to it."""
         with self._changed:
             *_, last = self._stages
@@ -179,7 +180,7 @@ class _Flight:
             self._inboxes[last].extendleft(reversed(self._last))
             self._last.clear()
             self._done.clear()
-            change()
+            self._afresh.append(change())
             self._changed.notify_all()
 
     def ready(self, step: int) -> bool:
@@ -224,6 +225,8 @@ class _Flight:
                     self._times[part.step].idle[f"{name}/rollouts"] += monotonic() - began
                     if after is None:
                         self._last.append(part)
+                        while self._afresh:
+                            self._afresh.pop(0)()
                 try:
                     done = self._timed(part.step, name, lambda part=part: stage(part))
                 except Exception:

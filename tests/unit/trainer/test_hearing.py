@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
+import pytest
+
+from preceptor.errors import Interrupted
 from preceptor.wire.pairs import PeerAnswers
 from preceptor.wire.runs import TeacherLedger
 from preceptor_trainer.asking import Heard, Scorer
@@ -21,6 +24,7 @@ class Teachers:
     def __init__(self) -> None:
         self.passed: dict[str, TeacherLedger] = {}
         self.forgot: list[Collection[str]] = []
+        self.hangs = False
 
     def ask(self, url: str) -> None:
         answers = [PeerAnswers(kind="score", version=3, lag=1, count=2)]
@@ -30,6 +34,10 @@ class Teachers:
         self.passed = {"maths": now, "sampler": TeacherLedger(requests=1, sequences=4, weights_versions=[7])}
 
     def hear(self, rows: Sequence[Row], step: int) -> Heard:
+        if self.hangs:
+            self.hangs = False
+            self.ask("http://old")
+            raise Interrupted("It was broken off.", teacher="first")
         self.ask("http://new" if self.forgot else "http://old")
         return Heard(rows=rows, wishes=(), answers={}, texts={"critic": TeacherLedger(texts=2)})
 
@@ -52,8 +60,10 @@ def test_what_is_heard_anew_counts_once_and_what_it_took_is_all_there() -> None:
     hearing = Hearing(cast(Opinions, teachers), cast(Scorer, teachers))
     first = hearing(part(0))
     assert first.teachers["maths"].requests == 1 and first.teachers["critic"].texts == 2
-    teachers.ask("http://old")  # of the second part, and is broken off
-    hearing.again()
+    teachers.hangs = True
+    with pytest.raises(Interrupted):
+        hearing(part(1))
+    hearing.again()()
     again, other = hearing(part(0)), hearing(part(1))
     assert teachers.forgot == [{"maths"}], "once, before anything is heard anew"
     told: dict[str, Any] = again.teachers["maths"].model_dump()
@@ -66,4 +76,9 @@ def test_what_is_heard_anew_counts_once_and_what_it_took_is_all_there() -> None:
     assert again.teachers["critic"].texts == 2
     assert again.teachers["sampler"].sequences == 12, "what it wrote is learned from"
     assert other.teachers["maths"].requests == 1 and other.teachers["maths"].sequences == 2
+    teachers.hangs = True
+    with pytest.raises(Interrupted):
+        hearing(part(0))
+    hearing.again()()
+    assert hearing(part(0)).teachers["maths"].requests == 5, "also of what was heard a second time"
     assert hearing(part(0, 6)).teachers["maths"].requests == 1

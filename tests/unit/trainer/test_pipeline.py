@@ -122,9 +122,9 @@ class Hanging:
 def test_what_hangs_in_the_last_stage_is_done_anew_with_all_that_was_not_taken(max_lag: int) -> None:
     stage = Hanging()
 
-    def change() -> None:
-        stage.said = "new"
+    def change() -> Callable[[], None]:
         stage.go.set()
+        return lambda: setattr(stage, "said", "new")
 
     with pipeline(Source(of=2), max_lag, verify=same, score=stage) as running:
         first, looks = running.take(1), count()
@@ -158,7 +158,7 @@ def test_what_had_come_through_is_done_anew_too() -> None:
 
         def wanted() -> bool:
             if len(went) == 2:
-                running.redo(lambda: went.append(-1))
+                running.redo(lambda: lambda: went.append(-1))
             return True
 
         assert (taken := running.take(1, wanted, lambda ready: ready and len(went) > 2)) is not None
