@@ -127,28 +127,21 @@ class LogLinear(Target, kind="log_linear"):
             sum_TK, sum_T = sum_TK + each[self.base].distribution(), sum_T + each[self.base].logprob_T
         if pads_TK is not None:
             sum_TK = sum_TK.masked_fill(pads_TK, 2 * FLOOR)
-        ((present_T, weight_T),) = self._outline([each[name] for name in names])
         return (
             Opinion(
                 # The written token may be in the tail: its own number, under the same normaliser.
                 logprob_T=(sum_T - sum_TK.logsumexp(-1)).clamp(min=FLOOR, max=0.0),
-                present_T=present_T,
-                weight_T=weight_T,
+                present_T=_product([one.present_T for one in each.values()]),
+                weight_T=_product([one.weight_T for one in each.values()]),
                 logprobs_TK=sum_TK.log_softmax(-1).clamp(min=FLOOR),
                 ids_TK=first.ids_TK,
             ),
         )
 
-    def outline(self, view: TokenView) -> Sequence[tuple[Tensor, Tensor]]:
-        return self._outline([view[name] for name in self._names])
-
     def _at(self, name: str, opinions: Mapping[str, Opinion], block: BlockView) -> Tensor:
         """Its coefficient on every token [T]."""
         a, one_T = self.coefficients[name], opinions[name].logprob_T.new_ones(len(opinions[name].logprob_T))
         return a(opinions, block.tokens) * one_T if isinstance(a, PerToken) else at(a, block.tokens.step) * one_T
-
-    def _outline(self, each: Sequence[Opinion | Scalars]) -> Sequence[tuple[Tensor, Tensor]]:
-        return ((_product([one.present_T for one in each]), _product([one.weight_T for one in each])),)
 
 
 class Mixture(Target, kind="mixture"):
