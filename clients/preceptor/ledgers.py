@@ -13,9 +13,21 @@ from preceptor.wire.runs import Ledger, TeacherLedger
 def total(ledgers: Iterable[Ledger]) -> Ledger:
     """Counts and seconds add up; lists are joined; maps add up key by key."""
     sums: dict[str, Any] = {}
+    heard: dict[str, list[PeerAnswers]] = {}
     for ledger in ledgers:
-        sums = _sum(sums, {name: getattr(ledger, name) for name in Ledger.model_fields})
-    return Ledger.model_validate(sums)
+        mine = {name: getattr(ledger, name) for name in Ledger.model_fields}
+        for role, each in ledger.teachers.items():
+            heard.setdefault(role, []).extend(each.answers)  # counted once, at the end: every step has versions anew
+        mine["teachers"] = {role: each.model_copy(update={"answers": []}) for role, each in ledger.teachers.items()}
+        sums = _sum(sums, mine)
+    whole = Ledger.model_validate(sums)
+    return whole.model_copy(
+        update={
+            "teachers": {
+                role: each.model_copy(update={"answers": counted(heard[role])}) for role, each in whole.teachers.items()
+            }
+        }
+    )
 
 
 def added(ledgers: Iterable[Mapping[str, TeacherLedger]]) -> dict[str, TeacherLedger]:
@@ -36,12 +48,11 @@ def _plus(one: Any, other: Any) -> Any:
     if isinstance(one, dict):
         return _sum(cast("dict[str, Any]", one), other)
     if isinstance(one, list):
-        both = [*cast("list[Any]", one), *other]
-        return _answers(both) if both and isinstance(both[0], PeerAnswers) else sorted(set(both))
+        return sorted({*cast("list[Any]", one), *other})
     return one + other
 
 
-def _answers(each: Iterable[PeerAnswers]) -> list[PeerAnswers]:
+def counted(each: Iterable[PeerAnswers]) -> list[PeerAnswers]:
     """What was alike, counted together."""
     counts: Counter[tuple[Any, ...]] = Counter()
     for one in each:

@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 
 from preceptor.errors import Conflict, Invalid, LeaseLost
-from preceptor.wire.codistillations import Codistillation, CodistillationCreate, CodistillationState, SideCreate
+from preceptor.records import joined
+from preceptor.wire.codistillations import (
+    Codistillation,
+    CodistillationCreate,
+    CodistillationState,
+    Record,
+    SideCreate,
+)
 from preceptor.wire.common import Problem
 from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.pairs import Outcomes, PairPolicy, PeerAnswers, PeerServing, Publication, version_of
-from preceptor.wire.runs import Finish, Ledger, RunCreate, RunState, StepReport, StepsReport, TeacherLedger
+from preceptor.wire.runs import Evaluation, Finish, Ledger, RunCreate, RunState, StepReport, StepsReport, TeacherLedger
 from preceptor.wire.teachers import TeacherState
 from tests.contract.conftest import House
 from tests.contract.doubles import card_for
@@ -292,6 +299,36 @@ def test_the_record_tells_what_feedback_came_to(sqlite_house: House) -> None:
     assert (record.a.unreadable, record.a.unwritten) == (4, 4)
     assert [(each.kind, each.lag, each.count) for each in record.a.heard] == [("feedback", 0, 4), ("feedback", 1, 4)]
     assert record.b.feedback == () and not record.b.heard
+
+
+def test_a_long_record_comes_in_pages_that_add_up(house: House) -> None:
+    pair = house.admin.codistillations.start(wish(house, {"training": {"steps": 8}}))
+    mine, theirs = leased(house, pair.a.run), leased(house, pair.b.run)
+    house.admin.codistillations.publish(pair.b.run, theirs, publication(theirs, 0))
+    scored = {"n": 2, "correct": 1, "accuracy": 0.5, "ci95": 0.3, "mean_length": 3, "seconds": 1, "hits": [True, False]}
+    house.admin.runs.report(pair.a.run, StepsReport(fence=mine, evaluations=[Evaluation(step=0, **scored)]))
+    for step in range(1, 8):
+        told = {"gate/maths": float(step in (2, 3, 4, 6)), "peer_alone": float(step % 2), "peer_waited_seconds": 0.5}
+        told |= {"feedback/maths": 2.0, "feedback_cut/maths": 1.0, "loss_of_nothing": float("nan")}
+        _report(house, pair, mine, step, version_of(theirs, 5 if step == 3 else 0), **told)
+    evaluated = [Evaluation(step=each, **scored) for each in (4, 7)]
+    house.admin.runs.report(pair.a.run, StepsReport(fence=mine, evaluations=evaluated))
+    whole = house.admin.codistillations.record(pair.id)
+    assert [(each.step, each.open) for each in whole.a.gates] == [(2, True), (5, False), (6, True), (7, False)]
+    assert [each.step for each in whole.a.accuracy] == [0, 4, 7] and whole.a.alone == (1, 3, 5, 7)
+    assert whole.a.unpublished == (version_of(theirs, 5),) and whole.a.largest_lag == 6
+    assert [(each.rollouts, each.sentences_cut) for each in whole.a.feedback] == [(14, 7)]
+    for limit in (1, 2, 3, 7):
+        pages, cursor = list[Record](), None
+        while not pages or cursor is not None:
+            params = {"limit": limit, **({} if cursor is None else {"cursor": cursor})}
+            answer = house.http().get(f"/v1/codistillations/{pair.id}/record", params=params)
+            pages.append(Record.model_validate(answer.json()))
+            cursor = pages[-1].next_cursor
+            assert len(pages[-1].a.heard) <= limit
+        assert len(pages) == -(-7 // limit) and joined(pages) == whole
+    for bad in ({"limit": 0}, {"limit": 1001}, {"cursor": "x"}):
+        assert house.http().get(f"/v1/codistillations/{pair.id}/record", params=bad).status_code == 422
 
 
 def _report(house: House, pair: Codistillation, fence: int, step: int, version: int, **metrics: float) -> None:

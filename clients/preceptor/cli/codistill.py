@@ -165,7 +165,7 @@ def _tell(pair: Codistillation, record: Record, *, plot: bool) -> None:
     output.show_table(columns, rows, empty="")
     if rows := [row for name, _, each in both for row in _feedback(name, each)]:
         output.console.print()
-        output.show_table(("side", "domain", "attempts with feedback"), rows, empty="")
+        output.show_table(("side", "domain", "attempts with feedback", "sentences cut"), rows, empty="")
     rows = [(n, g.step, g.domain, "opens" if g.open else "closes", g.own, g.peer) for n, _, r in both for g in r.gates]
     output.console.print()
     columns = ("side", "step", "domain", "gate", "own rate", "peer's rate")
@@ -193,8 +193,8 @@ def _share(point: DomainPoint) -> str:
 def _feedback(name: str, record: SideRecord) -> list[tuple[object, ...]]:
     """What the peer's texts came to: by domain, then what could not be used, wherever it was wanted."""
     lost = {"(unreadable)": record.unreadable, "(unwritten)": record.unwritten} if record.feedback else {}
-    shown = {each.domain: each.rollouts for each in record.feedback}
-    return [(name, where, count) for where, count in (shown | lost).items() if where in shown or count]
+    shown = [(name, each.domain, each.rollouts, each.sentences_cut) for each in record.feedback]
+    return [*shown, *((name, where, count, None) for where, count in lost.items() if count)]
 
 
 def _heard(name: str, record: SideRecord) -> tuple[object, ...]:

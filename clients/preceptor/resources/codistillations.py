@@ -3,7 +3,10 @@ student."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from preceptor.connection import Connection
+from preceptor.records import joined
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, Record
 from preceptor.wire.pairs import PeerServing, Publication, PublicationReport, Published
 from preceptor.wire.runs import LeaseStatus
@@ -34,8 +37,17 @@ class Codistillations:
         return self._connection.get(Codistillation, f"/v1/codistillations/{pair_id}")
 
     def record(self, pair_id: str) -> Record:
-        """Both sides' curves by domain, gates, and what each gave the other, held against what was published."""
-        return self._connection.get(Record, f"/v1/codistillations/{pair_id}/record")
+        """Both sides' curves by domain, gates, and what each gave the other, held against what was published. Fetched
+        page by page; long runs have many."""
+        return joined(self._pages(f"/v1/codistillations/{pair_id}/record"))
+
+    def _pages(self, path: str) -> Iterator[Record]:
+        cursor: str | None = None
+        while True:
+            page = self._connection.get(Record, path, params={"cursor": cursor})
+            yield page
+            if (cursor := page.next_cursor) is None:
+                return
 
     def stop(self, pair_id: str) -> Codistillation:
         """Stop both sides within one step each, with checkpoints. Raises Conflict where both have ended."""

@@ -130,6 +130,8 @@ class FeedbackGiven(Wire):
     rollouts: Count
     """Attempts that the side's teacher read its peer's feedback on: what was off the question, or said nothing but its
     answer, is not among them."""
+    sentences_cut: Count = 0
+    """Sentences of feedback, on these attempts or others, that nobody read because they say the answer."""
 
 
 class SideRecord(Wire):
@@ -163,7 +165,7 @@ class SideRecord(Wire):
 
 
 class Record(Wire):
-    """One pair, one record."""
+    """One pair, one record; or a page of it: what so many steps of either side came to."""
 
     id: str
     """The pair's id."""
@@ -171,3 +173,5 @@ class Record(Wire):
     """One side's."""
     b: SideRecord
     """The other's."""
+    next_cursor: str | None = None
+    """Pass it as `cursor` to get the steps after these. None: there are no more."""

@@ -10,8 +10,8 @@ from preceptor.wire.codistillations import Codistillation, CodistillationCreate,
 from preceptor.wire.pairs import PeerServing, PublicationReport, Published
 from preceptor.wire.runs import LeaseStatus
 from preceptor_services.api.codistillations import publishing, service
-from preceptor_services.api.codistillations.record import record
-from preceptor_services.api.deps import IdempotencyKey, PlaneDep, Reader, Runner, UnitDep, router
+from preceptor_services.api.codistillations.record import STEPS, record
+from preceptor_services.api.deps import Cursor, IdempotencyKey, PlaneDep, Reader, Runner, UnitDep, router
 
 ROUTER = router("codistillations")
 WORKER_ROUTER = router("worker")
@@ -71,9 +71,16 @@ def show_codistillation(pair_id: str, caller: Reader, unit: UnitDep) -> Codistil
 
 
 @ROUTER.get("/codistillations/{pair_id}/record")
-def read_record(pair_id: str, caller: Reader, unit: UnitDep) -> Record:
-    """Both sides' curves by domain, gates, what each gave the other, and whether all of that was published."""
-    return record(unit.session, pair_id)
+def read_record(
+    pair_id: str,
+    caller: Reader,
+    unit: UnitDep,
+    limit: Annotated[int, Query(ge=1, le=STEPS, description="How many steps of either side at most.")] = STEPS,
+    cursor: Cursor = None,
+) -> Record:
+    """Both sides' curves by domain, gates, what each gave the other, and whether all of that was published: of their
+    first steps, or of those after `cursor`. Pages add up to the whole record."""
+    return record(unit.session, pair_id, limit, cursor)
 
 
 @ROUTER.post("/codistillations/{pair_id}/stop")
