@@ -19,6 +19,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from preceptor.errors import Invalid, PreceptorError, ServerFault, Unreachable, error_for
+from preceptor.http import http_client
 from preceptor.wire.common import Page, Problem
 
 Answer = TypeVar("Answer")
@@ -53,18 +54,9 @@ class Connection:
         """`url` and `key` default to PRECEPTOR_URL and PRECEPTOR_KEY. Raises Invalid where the URL is none."""
         self.url = (url or os.environ.get("PRECEPTOR_URL") or DEFAULT_URL).rstrip("/")
         """Where the control plane answers."""
-        secret = key or os.environ.get("PRECEPTOR_KEY")
-        headers = {"Accept": "application/json"}
-        if secret:
-            headers["Authorization"] = f"Bearer {secret.strip()}"
-        try:
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, transport=transport, timeout=timeout, follow_redirects=False
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise Invalid(
-                f"{self.url!r} is not a URL ({error}).", field="url", remedy="Set PRECEPTOR_URL to http://host:port."
-            ) from error
+        secret, remedy = key or os.environ.get("PRECEPTOR_KEY"), "Set PRECEPTOR_URL to http://host:port."
+        self._http = http_client(self.url, secret, transport=transport, timeout=timeout, remedy=remedy)
+        self._http.headers["Accept"] = "application/json"
         self._sleep = sleep
 
     def close(self) -> None:

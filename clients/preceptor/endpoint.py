@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from preceptor.closing import Closing
 from preceptor.completing import Completing, Count
 from preceptor.connection import error_of
-from preceptor.errors import Corrupt, Invalid, Overloaded, TooLarge, Unreachable, error_for
+from preceptor.errors import Corrupt, Overloaded, TooLarge, Unreachable, error_for
 from preceptor.frames import decode_head, decode_scores, encode_request, hash_of
 from preceptor.head_delta import apply_delta
+from preceptor.http import http_client
 from preceptor.tensors import CONTENT_TYPE
 from preceptor.weights import Body, Weights, body_of
 from preceptor.wire.score import Head, ScoreRequest, Scores
@@ -53,13 +54,7 @@ class TeacherClient(Completing, Closing):
     ) -> None:
         """Raises Invalid where `url` is none."""
         self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
-        try:
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, transport=transport, timeout=timeout, follow_redirects=False
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise Invalid(f"url: {self.url!r} is not a URL ({error}).", field="url") from error
+        self._http = http_client(self.url, key, transport=transport, timeout=timeout)
 
     def healthz(self) -> bool:
         """True; raises where the teacher does not answer."""

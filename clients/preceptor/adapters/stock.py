@@ -22,6 +22,7 @@ from preceptor.closing import Closing
 from preceptor.connection import error_of, retry_after
 from preceptor.endpoint import Count, Received
 from preceptor.errors import Corrupt, Invalid, NotFound, PreceptorError, Unreachable, error_for
+from preceptor.http import http_client
 from preceptor.wire.common import Problem
 from preceptor.wire.score import Head, Numbers, ScoreRequest, Scores, context_hash
 from preceptor.wire.teachers import Card, Limits, Stamp, Support, TokenizerCard, Values
@@ -55,13 +56,7 @@ class StockClient(Closing):
         """Raises Invalid where `url` is none."""
         self.url = url.rstrip("/")
         self.stock = stock
-        headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
-        try:
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, transport=transport, timeout=timeout, follow_redirects=False
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise Invalid(f"url: {self.url!r} is not a URL ({error}).", field="url") from error
+        self._http = http_client(self.url, key, transport=transport, timeout=timeout)
         self._found: Card | None = None
 
     @abstractmethod
