@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -226,3 +227,21 @@ def test_what_takes_very_long_hangs_and_what_is_slow_does_not(
         assert pool.hangs
         go.set()
         assert call.result(timeout=30) == "first" and not pool.hangs
+
+
+def test_a_request_that_somebody_took_and_does_not_answer_is_broken_off(
+    taught: dict[str, Teaching], tmp_path: Path
+) -> None:
+    """As by a teacher that was stopped, and not killed: over a real connection."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
+        port = silent.getsockname()[1]
+        stopped = endpoint(taught, "a").model_copy(update={"url": f"http://127.0.0.1:{port}"})
+        with TeacherPool({"maths": stopped}, tmp_path) as pool:
+            call = thread.submit(scorer, pool)
+            taken, _ = silent.accept()
+            with taken:
+                assert taken.recv(3) == b"GET", "its card"
+                pool.refill({"maths": endpoint(taught, "b")}, 2)
+                assert pool.begin_again() == {"maths"}
+                with pytest.raises(Interrupted):
+                    call.result(timeout=30)
