@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from preceptor.cli import output
 from preceptor.cli import skills as cli
 from preceptor.cli.main import create_app
 from preceptor.errors import Invalid
+from preceptor.resources import skills as resource
 from preceptor.wire.skills import SkillCreate, SkillUse, SkillUses
 from tests.contract.conftest import ADMIN, House
 
@@ -50,15 +53,31 @@ def test_banks_on_the_command_line(sqlite_house: House, tmp_path: Path, monkeypa
     assert json.loads(say("diff", "algebra@1", "algebra@1", "--json"))["same"] == 1
 
     file = tmp_path / "bank.jsonl"
+    bars = io.StringIO()
+    monkeypatch.setattr(output, "complaints", Console(file=bars, force_terminal=True, width=120))
     assert json.loads(say("export", "algebra", str(file), "--json"))["skills"] == 1
+    assert bars.getvalue() == "", "programs see no bar"
     assert say("export", "algebra") == file.read_text()
     assert "copy@1 holds 1 skills" in say("import", str(file), "--name", "copy")
+    assert "skills sent" in bars.getvalue() and "1/1" in bars.getvalue()
     assert json.loads(say("import", str(file), "--name", "copy", "--json"))["version"] == 1, "nothing is new"
     file.write_text(file.read_text().replace("Carry", "Drop"))
     with pytest.raises(Invalid, match="Line 2"):
         say("import", str(file), "--name", "other")
     with pytest.raises(Invalid, match="names no version"):
         say("show", "algebra@latest")
+
+
+def test_a_large_bank_says_how_far_it_is(sqlite_house: House, monkeypatch: pytest.MonkeyPatch):
+    skills, told = sqlite_house.admin.skills, list[tuple[int, int | None]]()
+    monkeypatch.setattr(resource, "AT_ONCE", 2)
+    skills.create("five", duplicate_above=None)
+    skills.add("five", [SkillCreate(skill=f"Rule number {n}.") for n in range(5)])
+    lines = list(skills.export("five", progress=lambda done, of: told.append((done, of))))
+    assert told == [(n, 5) for n in range(1, 6)]
+    told.clear()
+    assert skills.import_(lines, name="again", progress=lambda done, of: told.append((done, of))).skills == 5
+    assert told == [(0, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_a_bank_survives_its_file_whatever_its_skills_hold(

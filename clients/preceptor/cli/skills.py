@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from preceptor.cli import output
 from preceptor.cli.files import read_text
 from preceptor.cli.session import DEFAULT_URL, KeyFile, Url, connect
 from preceptor.errors import Invalid
+from preceptor.resources.skills import Progress as Report
 from preceptor.resources.skills import pinned
 from preceptor.wire.skills import Lift, Skill, SkillBankVersion
 
@@ -99,8 +101,8 @@ def import_(
 ) -> None:
     """Make a bank from a file, or fold the file into the bank of its name. Every hash is checked first."""
     lines = read_text(file).split("\n")  # and no others of Unicode's line ends: a skill may hold them
-    with connect(url, key_file) as client:
-        bank = client.skills.import_(lines, name=name)
+    with connect(url, key_file) as client, _bar(as_json) as bar:
+        bank = client.skills.import_(lines, name=name, progress=_reports(bar, "skills sent"))
     if as_json:
         return output.show_json(bank)
     output.console.print(f"{bank.name}@{bank.version} holds {bank.skills} skills.")
@@ -118,8 +120,8 @@ def export(
     name, version = pinned(bank)
     if file is None and as_json:
         raise Invalid("--json tells what was written to a file; there is none.", field="file", remedy="Name a file.")
-    with connect(url, key_file) as client:
-        lines = list(client.skills.export(name, version=version))
+    with connect(url, key_file) as client, _bar(as_json) as bar:
+        lines = list(client.skills.export(name, version=version, progress=_reports(bar, "skills read")))
     text = "".join(f"{line}\n" for line in lines)
     if file is None:
         sys.stdout.write(text)
@@ -128,6 +130,16 @@ def export(
     if as_json:
         return output.show_json({"file": str(file), "skills": len(lines) - 1})
     output.console.print(f"{len(lines) - 1} skills are in {file}", soft_wrap=True)
+
+
+def _bar(as_json: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=output.complaints, transient=True, disable=as_json)
+
+
+def _reports(bar: Progress, what: str) -> Report:
+    task = bar.add_task(what, total=None)
+    return lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def _show_versions(versions: list[SkillBankVersion], as_json: bool) -> None:

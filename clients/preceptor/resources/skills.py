@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from preceptor.connection import Connection
@@ -26,6 +26,12 @@ from preceptor.wire.skills import (
 AT_ONCE = 500
 BYTES_AT_ONCE = 1_000_000
 """Skills, and about how much text, that an import sends in one request."""
+Progress = Callable[[int, int | None], None]
+"""Called with how many skills have gone over, and how many there are; None: that is not known before the last."""
+
+
+def _nobody(done: int, of: int | None) -> None:
+    """Who asks for no progress."""
 
 
 class Skills:
@@ -106,13 +112,17 @@ class Skills:
         """What `bank@1` holds and `bank@2` does not, and the other way round; the banks may be two."""
         return difference(*(self.skills(bank, version=version) for bank, version in map(pinned, (first, second))))
 
-    def export(self, bank: str, *, version: int | None = None) -> Iterator[str]:
+    def export(self, bank: str, *, version: int | None = None, progress: Progress = _nobody) -> Iterator[str]:
         """A version as the lines of a file (`preceptor.skills.bankfile`)."""
         held = self.get(bank)
         upto = held.version if version is None else version
-        return bankfile.written(held, upto, [*self.skills(bank, version=upto)])
+        skills: builtins.list[Skill] = []
+        for each in self.skills(bank, version=upto):
+            skills.append(each)
+            progress(len(skills), held.skills if upto == held.version else None)
+        return bankfile.written(held, upto, skills)
 
-    def import_(self, lines: Iterable[str], *, name: str | None = None) -> SkillBank:
+    def import_(self, lines: Iterable[str], *, name: str | None = None, progress: Progress = _nobody) -> SkillBank:
         """What `export` wrote, under its name or another. All hashes are checked before anything is sent.
 
         Where there is no such bank it is made, with the file's settings, and holds the file's skills as they are. Where
@@ -130,11 +140,15 @@ class Skills:
             )
         if held is None:
             self._connection.post(SkillBank, "/v1/skills", head.create(name))
+        done = 0
         for part in _parts(skills):
+            progress(done, len(skills))
             if held is None:
                 self.add(name, part)
             else:
                 self.publish(name, held.version, part)
+            done += len(part)
+        progress(done, len(skills))
         return self.get(name)
 
 
