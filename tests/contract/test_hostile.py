@@ -197,6 +197,26 @@ def test_ids_that_make_no_sense_are_not_found(house: House):
         assert house.http().post(f"/v1/runs/{each}/lease", json={"worker": "w"}).status_code in (404, 422)
 
 
+def test_words_that_are_no_text_are_refused_by_name(house: House):
+    house.admin.skills.create("b")
+    filters = (
+        *(("runs", name) for name in ("name", "recipe", "state", "cursor")),
+        *(("debates", name) for name in ("run", "state", "cursor")),
+        *(("artifacts", name) for name in ("kind", "cursor")),
+        ("skills/b/search", "q"),
+        ("skills/b/skills", "cursor"),
+    )
+    for path, name in filters:
+        for bad in ("\x00", "x\x00y", "\x1b[2J", "\x7f", "\x85"):
+            answer = house.http().get(f"/v1/{path}", params={name: bad})
+            assert answer.status_code == 422 and is_problem(answer).field == name, (path, name, answer.text)
+            assert "control character U+00" in is_problem(answer).detail
+    for path in ("runs/{}", "debates/{}", "codistillations/{}", "skills/{}", "teachers/{}"):
+        answer = house.http().get(f"/v1/{path}".format("a%00b"))
+        assert answer.status_code == 422 and "U+0000" in is_problem(answer).detail
+    assert house.http().get("/v1/skills/b/search", params={"q": "one line\n\tand another"}).status_code == 200
+
+
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", "9" * 30, "1; drop"])
 def test_event_ids_that_make_no_sense(sqlite_house: House, last: str):
     run = sqlite_house.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Generator
 from typing import Annotated, Any, NoReturn
 
@@ -17,6 +18,7 @@ from preceptor_services.api.plane import Plane
 from preceptor_services.db.session import Unit
 from preceptor_services.problems import MEDIA_TYPE, Refused, not_authorised
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 LIMIT = 50
 MOST = 500
 
@@ -109,13 +111,26 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def check_words(request: Request) -> None:
+    """Raises Invalid where a path or a query holds what is no text: one database would refuse it without a name, and
+    another look for it."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if (found := _CONTROLS.search(str(value))) is not None:
+            raise Invalid(
+                f"{name[:100]}: it holds the control character U+{ord(found[0]):04X}.",
+                field=name[:100],
+                remedy="Leave that out.",
+            )
+
+
 class StrictRoute(APIRoute):
-    """A route that reads its body as a StrictRequest."""
+    """A route that reads its body as a StrictRequest, and whose path and query are text."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            check_words(request)
             return await handler(StrictRequest(request.scope, request.receive))
 
         return strict
