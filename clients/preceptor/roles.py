@@ -117,9 +117,10 @@ class Roles:
 
     def update(self, endpoints: Mapping[str, Sequence[ReplicaAddress]]) -> dict[str, Changes]:
         """From now on ask these endpoints, by role, of whoever fills it now."""
-        vacant = {role for role, each in self._now.items() if each is None}
-        filled = {role: addresses for role, addresses in endpoints.items() if role not in vacant}
-        changed = {role: self.of(role).replicas.update(addresses) for role, addresses in filled.items()}
+        with self._lock:  # or one who leaves between the question and the answer would be missed as a fault
+            vacant = {role for role, each in self._now.items() if each is None}
+            filled = {role: addresses for role, addresses in endpoints.items() if role not in vacant}
+            changed = {role: self.of(role).replicas.update(addresses) for role, addresses in filled.items()}
         return {role: changes for role, changes in changed.items() if changes}
 
     def tallies(self) -> Iterator[tuple[str, Tally]]:

@@ -7,6 +7,7 @@ that step waits in vain for whoever is to leave, the change is brought forward: 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,25 +45,30 @@ class Following:
         self._fills: dict[str, str | None] = dict(grant.run.teachers)
         self._told: dict[str, object] = {}
         self._heard: list[Endpoints] = []
+        self._turn = threading.Lock()
+        """Endpoints of whoever is to leave, heard before that was known, must not become those of whoever joins."""
 
     def update(self, endpoints: Endpoints) -> Mapping[str, Changes]:
         """Endpoints have come or gone: called from any thread."""
-        mine = {role: each for role, each in endpoints.items() if role != self._peer and role not in self._told}
-        self._heard[:] = [mine]
-        return self._pool.update(mine)
+        with self._turn:
+            mine = {role: each for role, each in endpoints.items() if role != self._peer and role not in self._told}
+            self._heard[:] = [mine]
+            return self._pool.update(mine)
 
     def news(self) -> News | None:
         """What is new since the last time, for all ranks; None: nothing. Called while the loop waits for a step."""
         new = {role: each for role, each in self._lease.refilled.items() if self._told.get(role, self) != each}
-        endpoints = self._heard.pop() if self._heard else {}
+        heard = self._heard.pop() if self._heard else {}
+        endpoints = {role: each for role, each in heard.items() if role not in self._told}
         if not new and not endpoints:
             return None
         return News(endpoints=endpoints, refilled=new, step=self._reporter.step_done + self._ahead)
 
     def hear(self, news: News) -> None:
         """Follow what is not followed yet. Raises Invalid where the key of a teacher is not set here."""
-        self._told |= news.refilled
-        self._pool.refill(news.refilled, news.step)
+        with self._turn:
+            self._told |= news.refilled
+            self._pool.refill(news.refilled, news.step)
         for role, teacher in news.refilled.items():
             before, now = self._fills.get(role), None if teacher is None else teacher.name
             self._fills[role] = now

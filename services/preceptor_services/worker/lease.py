@@ -132,12 +132,13 @@ class Lease:
                 self.heard(self._send_beat())
             except Conflict as error:
                 return self._lose(error)
-            except PreceptorError as error:
-                _log.warning("%s: a heartbeat did not get through (%s)", self._what, error)
+            except Exception as error:  # a bug of ours must not end the heartbeats either, and unheard
+                known = isinstance(error, PreceptorError)
+                _log.warning("%s: a heartbeat did not get through (%s)", self._what, error, exc_info=not known)
                 if time.monotonic() > self._good_until:
                     return self._lose(error)
 
-    def _lose(self, error: PreceptorError) -> None:
+    def _lose(self, error: Exception) -> None:
         if not self._closing.is_set():
             _log.warning("%s: lease lost (%s); nothing more is reported", self._what, error)
         self.lost.set()

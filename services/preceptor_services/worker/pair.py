@@ -107,10 +107,11 @@ class Link:
             if step not in self._met:
                 began, self._step = self._clock(), step - 1
                 self._wait(step - 1)
-                self._wanted.set()  # the version that is about to answer is known when it does
-                self._met = {known: each for known, each in self._met.items() if known >= step - 64}
-                self._met[step] = self._standings.now()
-                self._told[step] = {"peer_waited_seconds": self._clock() - began, "peer_alone": float(self._alone)}
+                if step not in self._met:  # else another thread has waited, too: one whose step is thrown away
+                    self._wanted.set()  # the version that is about to answer is known when it does
+                    self._met = {known: each for known, each in self._met.items() if known >= step - 64}
+                    self._met[step] = self._standings.now()
+                    self._told[step] = {"peer_waited_seconds": self._clock() - began, "peer_alone": float(self._alone)}
             return self._met[step]
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -231,11 +232,13 @@ class Link:
 
     def _ask(self) -> None:
         while not self._closing.is_set():
-            try:
-                self._look()
-            except PreceptorError as error:
-                _log.warning("run %s: nothing could be learned of its peer (%s)", self._run, error)
-            self._seek()
+            for learn in (self._look, self._seek):
+                try:
+                    learn()
+                except Exception as error:  # a bug of ours must not leave this side deaf, and unheard
+                    known = isinstance(error, PreceptorError)
+                    said = "run %s: nothing could be learned of its peer (%s)"
+                    _log.warning(said, self._run, error, exc_info=not known)
             self._wanted.wait(WAITS_SECONDS if self._waits else ASKS_SECONDS)
             self._wanted.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,3 +244,28 @@ def test_other_ranks_follow_what_the_first_has_heard(tmp_path: Any) -> None:
     worker.following.hear(news)
     assert other.refills == worker.pool.refills == [({"maths": "new"}, 3)]
     assert other.updates == [{"law": here}] and worker.following.news() is None
+
+
+def test_endpoints_that_were_heard_before_do_not_become_those_of_who_joins(tmp_path: Any) -> None:
+    """A heartbeat brings them while the loop tells of another teacher."""
+    worker, done, telling = Worker(), list[str](), list[Future[None]]()
+    worker.hears(maths=teacher(tmp_path, "new"))
+    news = worker.following.news()
+    assert news is not None
+
+    def late(endpoints: Any) -> dict[str, Any]:
+        telling.append(threads.submit(worker.following.hear, news))
+        wait(telling, timeout=0.1)
+        done.append(f"asks {list(endpoints)}")
+        return {}
+
+    def refill(wanted: Any, step: int) -> dict[str, Any]:
+        done.append("refilled")
+        return {}
+
+    with ThreadPoolExecutor(1) as threads:
+        worker.pool.update, worker.pool.refill = late, refill
+        worker.following.update({"maths": ()})
+        telling[0].result(10)
+    assert done == ["asks ['maths']", "refilled"]
+    assert worker.following.news() is None, "nor are other ranks told of them"

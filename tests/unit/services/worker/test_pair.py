@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import pytest
 from preceptor.errors import Interrupted, Invalid, NeverPublished, PeerLost, TeacherUnavailable
 from preceptor.wire.pairs import Outcomes, PairGrant, PairPolicy, Publication, Published, step_of, version_of
 from preceptor_services.worker.pair import Link
+from preceptor_trainer.standing import Standings
 from preceptor_trainer.trained import Trained
 from tests.debaters import card
 
@@ -342,6 +344,35 @@ def test_what_is_known_is_the_same_for_all_of_a_step_and_begins_with_what_was_re
         mine.check_published(version_of(1, 2), "peer")
         assert mine.meet(2) is before
         assert mine.meet(3)["maths"].peer.right > 9
+
+
+def test_two_threads_that_wait_for_one_step_hear_the_same(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is of a step that was thrown away, and is left to its own end."""
+    with link(plane, patience=60) as mine, ThreadPoolExecutor(2) as threads:
+        monkeypatch.setattr(Standings, "now", lambda known: {"maths": object()})
+        asked = [threads.submit(mine.meet, 1) for _ in range(2)]
+        while len(cast("Any", mine._changed)._waiters) < 2:
+            pass
+        plane.publishes(1)
+        first, second = (each.result(10) for each in asked)
+    assert first is second
+
+
+def test_an_error_that_nobody_foresaw_leaves_it_listening(plane: Plane, caplog: pytest.LogCaptureFixture) -> None:
+    published, failures = plane.published, [RuntimeError("no such field")]
+
+    def once(run: str, *, after: int = 0) -> Published:
+        if threading.current_thread() is not threading.main_thread() and failures:
+            raise failures.pop()
+        return published(run, after=after)
+
+    plane.published = once
+    with link(plane, patience=60) as mine:
+        while failures:
+            mine._wanted.set()
+        plane.publishes(1)
+        assert mine.meet(1) == {}
+    assert "no such field" in caplog.text and "Traceback" in caplog.text
 
 
 def test_a_version_is_published_while_the_run_goes_on_and_all_of_them_in_turn(plane: Plane) -> None:
