@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
@@ -119,12 +120,19 @@ class Ranks:
 def encoded(value: object) -> bytes:
     """JSON, with NaN and infinities as Python writes them: every float comes back as the same bits, but for a NaN's
     payload. Raises PydanticSerializationError for what has no such form, a tensor say."""
-    return to_json(value, inf_nan_mode="constants")
+    return to_json(value, inf_nan_mode="constants", fallback=_number)
 
 
 def decoded(text: bytes, kind: TypeAdapter[Value]) -> Value:
     """A value of this kind: tuples, enums and dataclasses as they were. Raises pydantic's ValidationError."""
     return kind.validate_json(text)
+
+
+def _number(value: object) -> object:
+    """What numpy computed, as Python has it: an own verifier may give such a reward."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"ranks do not tell one another of a {type(value).__name__}: it is no number, text, list or model")
 
 
 def _as_tensor(data: bytes) -> Tensor:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +22,7 @@ from preceptor.wire.skills import Moments, SkillUse
 from preceptor_trainer.diagnostics import SUMS, Sums
 from preceptor_trainer.loop import Signal
 from preceptor_trainer.ranks import Ranks, decoded, encoded
+from preceptor_trainer.views import Verdict
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 PICKLED = b"\x80\x04]\x94G?\xf0\x00\x00\x00\x00\x00\x00a."
@@ -73,8 +75,15 @@ def test_what_is_of_another_kind_is_refused(told: bytes) -> None:
 
 @pytest.mark.parametrize("value", [torch.zeros(2), object(), lambda: None, ValueError("why")])
 def test_what_has_no_form_of_its_own_is_not_sent(value: Any) -> None:
-    with pytest.raises(PydanticSerializationError):
+    with pytest.raises(PydanticSerializationError, match=f"of a {type(value).__name__}"):
         encoded({"told": value})
+
+
+def test_what_numpy_computed_is_a_number_like_others() -> None:
+    told = Verdict(reward=cast(float, np.float32(0.1)), correct=cast(bool, np.bool_(True)))
+    assert decoded(encoded([told]), TypeAdapter(list[Verdict])) == [
+        Verdict(reward=float(np.float32(0.1)), correct=True)
+    ]
 
 
 def test_one_that_is_alone_hears_itself() -> None:
