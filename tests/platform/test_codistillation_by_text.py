@@ -12,7 +12,7 @@ from preceptor.wire.codistillations import Codistillation, CodistillationCreate,
 from preceptor.wire.data import DatasetSource, TaskSource
 from preceptor.wire.pairs import PairPolicy, step_of
 from preceptor.wire.runs import RunCreate, RunState
-from tests.platform.stack import MODEL, Stack, preceptor
+from tests.platform.stack import MODEL, Stack, answers, free_port, preceptor
 from tests.platform.test_codistillation import two_workers
 
 STEPS, MAX_LAG = 3, 1
@@ -55,14 +55,20 @@ def tutor(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.result.model
 
 
-def side(student: str, name: str, gate: str, seed: int) -> SideCreate:
+def side(student: str, name: str, gate: str, seed: int, own: str | None) -> SideCreate:
+    """`own`: a teacher that takes weights, and follows the student; None: its self-teacher stays as it began."""
     words = {f"contexts.tutored.{field}": each for field, each in lessons.WORDS.items()}
     run = RunCreate(
         name=name,
         recipe="opcod",
-        overrides={"contexts.tutored.kind": gate, "teacher": {"kind": "frozen"}, "rollout": ROLLOUT, **words},
+        overrides={
+            "contexts.tutored.kind": gate,
+            "teacher": {"kind": "frozen"} if own is None else {"kind": "ema", "decay": 0.9},
+            "rollout": ROLLOUT,
+            **words,
+        },
         student=student,
-        teachers={"self": "base"},
+        teachers={"self": own or "base"},
         data=TaskSource(task="spell_backward"),
         training={
             "steps": STEPS,
@@ -77,14 +83,14 @@ def side(student: str, name: str, gate: str, seed: int) -> SideCreate:
     return SideCreate(run=run)
 
 
-def taught(client: Client, tutor: str, gate: str) -> Codistillation:
+def taught(client: Client, tutor: str, gate: str, own: tuple[str | None, str | None] = (None, None)) -> Codistillation:
     """A pair that has ended: a is the tutor, b the model that it was made from."""
     pupil = client.artifacts.push(MODEL, "model", "tiny")
     pair = client.codistillations.start(
         CodistillationCreate(
             name=f"by-{gate.replace('_', '-')}",
-            a=side(tutor, f"{gate}-tutor", gate, 1),
-            b=side(pupil, f"{gate}-pupil", gate, 2),
+            a=side(tutor, f"{gate}-tutor", gate, 1, own[0]),
+            b=side(pupil, f"{gate}-pupil", gate, 2, own[1]),
             policy=PairPolicy(max_lag=MAX_LAG, patience=60),
         )
     )
@@ -109,11 +115,37 @@ def reconcile(client: Client, run: str, peer: str) -> int:
     return texts
 
 
+def moving(stack: Stack, client: Client, name: str) -> str:
+    """A teacher of this name that takes weights."""
+    url = f"http://127.0.0.1:{free_port()}"
+    child = stack.start_teacher(url, name, "--takes-weights", log=name)
+    child.wait_until("ready", lambda: answers(f"{url}/readyz"))
+    stack.register_teacher(client, name, url)
+    return name
+
+
+def followed(client: Client, run: str, own: str) -> list[int]:
+    """The versions of its own teacher that scored for a run: one in every step that asked it, and the next later. It
+    was sent weights in every step."""
+    card = client.teachers.get(own).card
+    assert card is not None, "as it was before the run"
+    asked = [step.ledger.teachers["self"] for step in client.runs.metrics(run)]
+    versions = [version for each in asked for version in each.weights_versions]
+    assert versions == sorted(set(versions))
+    assert set(versions) <= set(range(card.weights_version + 1, card.weights_version + 1 + STEPS))
+    assert all(each.weights_bytes > 0 for each in asked)
+    return versions
+
+
 def test_who_is_better_by_verified_outcomes_is_asked_for_feedback(stack: Stack, client: Client, tutor: str) -> None:
-    pair = taught(client, tutor, "better_tutor")
+    """By self-teachers that follow their students: each side moves one, and is its peer's teacher itself."""
+    own = moving(stack, client, "own-a"), moving(stack, client, "own-b")
+    pair = taught(client, tutor, "better_tutor", own)
     record = client.codistillations.record(pair.id)
     assert not record.a.gates and not record.a.heard and not reconcile(client, pair.a.run, pair.b.run)
     assert [each.rollouts for each in record.a.feedback] == [0]
+    assert not followed(client, pair.a.run, own[0]), "without feedback its self-teacher has nothing to read"
+    assert followed(client, pair.b.run, own[1])
 
     (opened,) = record.b.gates
     assert opened.open and opened.peer > opened.own
