@@ -41,6 +41,13 @@ class Folder:
 
     def module(self, name: str) -> ModuleType:
         """The file as a module. Raises BrokenRecipe, with the line at fault."""
+        return self._held(name)[1]
+
+    def content(self, name: str) -> bytes:
+        """What the module was made of. Raises as `module`: another thread may have found the file gone meanwhile."""
+        return self._held(name)[0]
+
+    def _held(self, name: str) -> tuple[bytes, ModuleType]:
         with _importing:
             try:
                 content = self.path(name).read_bytes()
@@ -50,11 +57,7 @@ class Folder:
             known = self._known.get(name)
             if known is None or known[0] != content:
                 known = self._known[name] = content, self._imported(name, content)
-            return known[1]
-
-    def content(self, name: str) -> bytes:
-        """The file of a module that was asked for, as it was then."""
-        return self._known[name][0]
+            return known
 
     def forget(self, names: Collection[str] | None = None) -> None:
         """Free what the parts of these files are called; None: of all."""

@@ -12,6 +12,7 @@ import pytest
 from preceptor_trainer import recipes
 from preceptor_trainer.part import forget
 from preceptor_trainer.recipe import Recipe, Weight
+from preceptor_trainer.recipes._folder import Folder
 
 GAP = '''"""Skill-gap distillation, made up for a test.
 
@@ -87,6 +88,19 @@ def test_a_file_that_changes_is_read_anew(folder: Path) -> None:
     assert recipes.load("wider").paper == "none", "its parts go with it"
     with pytest.raises(recipes.UnknownRecipe, match="no recipe is called 'gap'"):
         recipes.load("gap")
+
+
+def test_a_file_that_another_thread_finds_gone_is_said(folder: Path) -> None:
+    write(folder)
+    own = Folder(folder)
+    try:
+        own.module("gap")
+        (folder / "gap.py").rename(folder / "wider.py")
+        own.module("wider")  # as another request does meanwhile
+        with pytest.raises(recipes.BrokenRecipe, match="cannot be read"):
+            own.content("gap")
+    finally:
+        own.forget()
 
 
 @pytest.mark.parametrize(
