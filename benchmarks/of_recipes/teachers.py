@@ -17,6 +17,7 @@ from preceptor.wire.weights import WeightsKind
 from preceptor_trainer.asking import Scorer
 from preceptor_trainer.model import Model
 from preceptor_trainer.own_base import WithOwnBase
+from preceptor_trainer.trained import Trained
 
 BATCH_TOKENS = 8192
 
@@ -56,11 +57,11 @@ class InProcess:
     def take_ledger(self) -> dict[str, TeacherLedger]:
         return added([each.take_ledger() for each in self._served.values()])
 
-    def publish(self, role: str, weights: Mapping[str, torch.Tensor], kind: WeightsKind, scale: float | None) -> None:
-        assert kind is WeightsKind.FULL, "these students have no adapters"
+    def publish(self, role: str, weights: Trained) -> None:
+        assert weights.kind is WeightsKind.FULL, "these students have no adapters"
         with torch.no_grad():
             for name, each in self._models[role].module.named_parameters():
-                each.copy_(weights[name])
+                each.copy_(weights.tensors[name])
         self._served[role] = _served(role, self._models[role])  # its head has moved, too
 
 
