@@ -70,7 +70,7 @@ class Replica:
         self._rests_until = 0.0
         self._look_again_at = 0.0
         self._remembers: OrderedDict[str, int] = OrderedDict()
-        self._gone = False
+        self._gone = self._closed = False
         self._busy: set[Dialled] = set()
         self._idle: list[Dialled] = [self._dial()]
 
@@ -134,12 +134,15 @@ class Replica:
             self.breaker.answered()  # a refusal is an answer
 
     def borrow(self) -> Dialled:
-        """A client that nobody else uses. Raises what opening one raises."""
+        """A client that nobody else uses; broken off already where all is closed. Raises what opening one raises."""
         with self._lock:
             dialled = self._idle.pop() if self._idle else None
         dialled = dialled or self._dial()
         with self._lock:
             self._busy.add(dialled)
+            closed = self._closed
+        if closed:  # whoever closes it has not seen this one among the busy
+            dialled.break_off()
         return dialled
 
     def give_back(self, dialled: Dialled) -> None:
@@ -164,7 +167,7 @@ class Replica:
         """Close all, requests that are out included."""
         self.leave()
         with self._lock:
-            busy = list(self._busy)
+            self._closed, busy = True, list(self._busy)
         for dialled in busy:
             dialled.break_off()
 

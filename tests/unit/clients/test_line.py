@@ -6,11 +6,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
 from preceptor.line import Line
+from preceptor.replica import Replica
+from preceptor.wire.runs import ReplicaAddress
 
 SECONDS = 30
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -92,3 +95,20 @@ def test_breaking_off_twice_or_when_all_is_done_does_nothing() -> None:
         with pytest.raises(httpx.TransportError):
             http.get("/")
             http.get("/")
+
+
+def test_a_client_that_is_borrowed_after_all_were_closed_is_broken_off() -> None:
+    """By a thread that had chosen the endpoint before: it would wait as long as the teacher takes."""
+    with Server(0) as server:
+
+        def open_(address: ReplicaAddress, line: httpx.BaseTransport | None) -> Any:
+            return httpx.Client(base_url=address.url, transport=line, timeout=SECONDS)
+
+        replica = Replica(ReplicaAddress(url=server.url), open_)
+        replica.close()
+        borrowed = replica.borrow()
+        http: Any = borrowed.client
+        with pytest.raises(httpx.TransportError) as caught:
+            http.get("/")
+        assert not isinstance(caught.value, httpx.TimeoutException)
+        replica.give_back(borrowed)
