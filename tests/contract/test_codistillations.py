@@ -114,6 +114,19 @@ def test_what_cannot_be_a_pair_is_refused_and_changes_nothing(
     assert not sqlite_house.admin.teachers.list()
 
 
+def test_pairs_are_listed_page_by_page(house: House) -> None:
+    pairs = [
+        house.admin.codistillations.start(
+            wish(house, {"name": f"one{n}"}, {"name": f"other{n}"}).model_copy(update={"name": f"two{n}"})
+        ).id
+        for n in range(3)
+    ]
+    first = house.http().get("/v1/codistillations", params={"limit": 2}).json()
+    rest = house.http().get("/v1/codistillations", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [each["id"] for each in (*first["items"], *rest["items"])] == pairs[::-1] and rest["next_cursor"] is None
+    assert [each.id for each in house.admin.codistillations.list()] == pairs[::-1]
+
+
 def test_a_pairs_name_leaves_room_for_its_students(sqlite_house: House) -> None:
     long = wish(sqlite_house).model_copy(update={"name": "x" * 99})
     with pytest.raises(Invalid, match="it has 99 characters") as caught:

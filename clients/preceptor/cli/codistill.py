@@ -24,6 +24,7 @@ from preceptor.wire.codistillations import (
     SideRecord,
 )
 from preceptor.wire.pairs import step_of
+from preceptor.wire.waiting import Waiting
 
 app = typer.Typer(help="Have two students teach each other.", no_args_is_help=True)
 
@@ -51,6 +52,7 @@ def start(
     if as_json:
         return output.show_json(pair)
     output.console.print(f"Pair {pair.id} ({pair.name}) is {output.cell(pair.state.value)}.")
+    _waits(pair)
     output.console.print(f"Watch it: preceptor codistill watch {pair.id}", highlight=False)
 
 
@@ -116,7 +118,7 @@ def _say(pair: Codistillation, what: str, as_json: bool) -> None:
 
 def watch_pair(client: Client, pair: Codistillation, *, as_json: bool = False) -> Codistillation:
     """Show a pair live until neither side goes on, and then its record."""
-    seen = ""
+    seen, waited = "", list[Waiting | None]()
     going = (CodistillationState.QUEUED, CodistillationState.RUNNING)
     while True:
         now = pair.model_dump_json()
@@ -124,6 +126,9 @@ def watch_pair(client: Client, pair: Codistillation, *, as_json: bool = False) -
             output.show_json(pair)
         elif now != seen:
             output.console.print(f"{_brief('a', pair.a)}   {_brief('b', pair.b)}", soft_wrap=True)
+            if (waits := [each.waits for each in (pair.a, pair.b)]) != waited:
+                _waits(pair)
+            waited = waits
         seen = now
         if pair.state not in going:
             break
@@ -151,11 +156,19 @@ def _brief(name: str, side: CodistillationSide) -> str:
     return f"[bold]{name}[/] {output.cell(side.state.value)} step {_steps(side)}, published {published}"
 
 
+def _waits(pair: Codistillation) -> None:
+    """Which sides no worker has taken, and why not."""
+    for name, side in (("a", pair.a), ("b", pair.b)):
+        if side.waits is not None:
+            output.console.print(f"[bold]{name}[/]: {output.plain(side.waits.detail)}", soft_wrap=True)
+
+
 def _tell(pair: Codistillation, record: Record, *, plot: bool) -> None:
     both = (("a", pair.a, record.a), ("b", pair.b, record.b))
     output.show_facts({"id": pair.id, "name": pair.name, "state": pair.state.value, "made": pair.created_at})
     rows = [(n, s.run, s.state.value, _steps(s), s.worker, s.url, s.published) for n, s, _ in both]
     output.show_table(("side", "run", "state", "step", "worker", "student at", "versions"), rows, empty="")
+    _waits(pair)
     output.console.print()
     rows = [row for name, _, each in both for row in _accuracy(name, each)]
     output.show_table(("side", "domain", "before", "now", "of", "step"), rows, empty="No side was evaluated yet.")

@@ -147,6 +147,8 @@ def show(
                 "model": run.result and run.result.model,
             }
         )
+        if run.waits is not None:
+            output.console.print(output.plain(run.waits.detail), soft_wrap=True)
         if run.state.ended:
             output.console.print(describe_result(run), soft_wrap=True)
         _tell_steps(client, run, png, plot=plot)

@@ -31,6 +31,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._progress.start()
+        if self._run.waits is not None:
+            self._progress.console.print(plain(self._run.waits.detail))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,7 +30,7 @@ class Codistillations:
 
     def list(self) -> tuple[Codistillation, ...]:
         """All pairs, newest first."""
-        return self._connection.get(tuple[Codistillation, ...], "/v1/codistillations")
+        return tuple(self._connection.pages(Codistillation, "/v1/codistillations"))
 
     def get(self, pair_id: str) -> Codistillation:
         """One pair. Raises NotFound."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 from preceptor.wire.common import Count, Name, Step, Wire
 from preceptor.wire.pairs import PairPolicy, PeerAnswers
 from preceptor.wire.runs import RunCreate, RunState
+from preceptor.wire.waiting import Waiting
 
 PEER = "peer"
 """The role that the other side's student fills."""
@@ -73,6 +74,8 @@ class CodistillationSide(Wire):
     """The last version that it published; None: none yet."""
     published: Count
     """How many it has published."""
+    waits: Waiting | None = None
+    """Where its run is queued: what it waits for."""
 
 
 class Codistillation(Wire):

@@ -19,6 +19,7 @@ from preceptor.wire.pairs import Outcomes, PairGrant, PeerAnswers
 from preceptor.wire.skills import PinnedBank
 from preceptor.wire.teachers import Card, Stamp, TeacherKind
 from preceptor.wire.training import Training
+from preceptor.wire.waiting import Waiting
 
 
 class RunState(StrEnum):
@@ -174,6 +175,8 @@ class Run(Wire):
     """Somebody asked for it to be cancelled; the worker has not yet."""
     pause_requested: bool = False
     """Somebody asked for it to be paused; the worker has not yet."""
+    waits: Waiting | None = None
+    """Where one run is asked for and it is queued: what it waits for."""
 
 
 class TeacherLedger(Wire):

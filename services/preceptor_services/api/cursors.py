@@ -13,7 +13,7 @@ from sqlalchemy import Select
 from preceptor.errors import Invalid
 from preceptor_services.db import models
 
-Dated = models.Artifact | models.Debate | models.Run
+Dated = models.Artifact | models.Codistillation | models.Debate | models.Run
 Columns = TypeVarTuple("Columns")
 
 

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import Body, Query
 
 from preceptor.wire.codistillations import Codistillation, CodistillationCreate, Record
+from preceptor.wire.common import Page
 from preceptor.wire.pairs import PeerServing, PublicationReport, Published
 from preceptor.wire.runs import LeaseStatus
 from preceptor_services.api.codistillations import publishing, service
 from preceptor_services.api.codistillations.record import STEPS, record
-from preceptor_services.api.deps import Cursor, IdempotencyKey, PlaneDep, Reader, Runner, UnitDep, router
+from preceptor_services.api.deps import LIMIT, Cursor, IdempotencyKey, Limit, PlaneDep, Reader, Runner, UnitDep, router
 
 ROUTER = router("codistillations")
 WORKER_ROUTER = router("worker")
@@ -59,9 +60,11 @@ def start_codistillation(
 
 
 @ROUTER.get("/codistillations")
-def list_codistillations(caller: Reader, unit: UnitDep) -> tuple[Codistillation, ...]:
-    """All pairs, newest first."""
-    return service.every(unit.session)
+def list_codistillations(
+    caller: Reader, unit: UnitDep, limit: Limit = LIMIT, cursor: Cursor = None
+) -> Page[Codistillation]:
+    """Pairs, newest first."""
+    return service.page(unit.session, limit, cursor)
 
 
 @ROUTER.get("/codistillations/{pair_id}")

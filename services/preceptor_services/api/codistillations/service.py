@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict, NotFound
 from preceptor.wire import codistillations as wire
 from preceptor.wire.artifacts import ArtifactKind, ModelFacts
+from preceptor.wire.common import Page
 from preceptor.wire.pairs import Side
 from preceptor.wire.runs import RunState
 from preceptor.wire.teachers import Card, HeadCard, Limits, Support, TeacherKind, TeacherState, TokenizerCard
+from preceptor_services.api import cursors
 from preceptor_services.api.artifacts.service import ready_facts
 from preceptor_services.api.codistillations.checks import check_devices, check_pair, of_side, on_loss, side_of
 from preceptor_services.api.keys.secrets import new_id
@@ -23,6 +25,7 @@ from preceptor_services.api.runs import history
 from preceptor_services.api.runs import service as runs
 from preceptor_services.api.runs.pairs import BOTH, SIDES, sides
 from preceptor_services.api.runs.roles import asked_by
+from preceptor_services.api.runs.waiting import waiting
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
 from preceptor_services.db.session import Unit
@@ -77,10 +80,12 @@ def show(session: Session, pair_id: str) -> wire.Codistillation:
     return shown(session, get(session, pair_id))
 
 
-def every(session: Session) -> tuple[wire.Codistillation, ...]:
-    """All pairs, newest first."""
+def page(session: Session, limit: int, cursor: str | None) -> Page[wire.Codistillation]:
+    """Pairs, newest first."""
     table = models.Codistillation
-    return tuple(shown(session, each) for each in session.scalars(select(table).order_by(table.created_at.desc())))
+    found = list(session.scalars(cursors.newest(select(table), table, limit, cursor)))
+    items = tuple(shown(session, each) for each in found[:limit])
+    return Page(items=items, next_cursor=cursors.following(found, limit))
 
 
 def stop(plane: Plane, unit: Unit, pair_id: str) -> wire.Codistillation:
@@ -154,6 +159,7 @@ def _side(session: Session, side: models.CodistillationSide, run: models.Run) ->
         teaches=tuple(side.teaches),
         version=version,
         published=published,
+        waits=waiting(session, run),
     )
 
 

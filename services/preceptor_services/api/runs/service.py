@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from preceptor.errors import Conflict
 from preceptor.wire import runs as wire
 from preceptor.wire.common import Page
+from preceptor.wire.waiting import Waiting
 from preceptor_services.api import cursors
 from preceptor_services.api.keys.secrets import new_id
 from preceptor_services.api.once import became, hash_of
@@ -20,6 +21,7 @@ from preceptor_services.api.runs.checks import check
 from preceptor_services.api.runs.recipe_files import take_up_file
 from preceptor_services.api.runs.roles import Roles, asked_by, roles_of, rows
 from preceptor_services.api.runs.training_checks import check_alone, moved
+from preceptor_services.api.runs.waiting import waiting
 from preceptor_services.api.sending import enqueue
 from preceptor_services.api.teachers import service as teachers
 from preceptor_services.db import models
@@ -29,7 +31,7 @@ from preceptor_trainer import recipes
 State = wire.RunState
 
 
-def shown(run: models.Run, roles: Roles) -> wire.Run:
+def shown(run: models.Run, roles: Roles, waits: Waiting | None = None) -> wire.Run:
     """A run as it travels."""
     checkpoint = None
     if run.checkpoint_step is not None and run.checkpoint_artifact is not None:
@@ -64,6 +66,7 @@ def shown(run: models.Run, roles: Roles) -> wire.Run:
         checkpoint=checkpoint,
         cancel_requested=run.cancel_requested,
         pause_requested=run.pause_requested,
+        waits=waits,
     )
 
 
@@ -236,4 +239,4 @@ def _check_teachers(session: Session, run: models.Run, state: State) -> None:
 
 
 def _shown(session: Session, run: models.Run) -> wire.Run:
-    return shown(run, roles_of(session, [run.id]).get(run.id, Roles()))
+    return shown(run, roles_of(session, [run.id]).get(run.id, Roles()), waiting(session, run))
