@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,6 +21,8 @@ from preceptor_services.db import models
 from preceptor_services.db.session import Unit
 
 State = wire.DebateState
+_AT_ONCE = 20
+"""Debates that are read together where the first that will do is looked for: a `fresh` one may have been held often."""
 
 
 def get(session: Session, debate_id: str, *, lock: bool = False) -> models.Debate:
@@ -119,9 +123,11 @@ def held_before(
     query = select(table).where(
         table.cache_key == cache_key, table.state == State.SUCCEEDED.value, table.cached_from.is_(None)
     )
-    for each in session.scalars(query.order_by(table.created_at.desc())):
-        if each.result is not None and checks.affords(wish, wording, each.wish.budget, each.result.ended):
-            return each
+    newest = query.order_by(table.created_at.desc()).execution_options(yield_per=_AT_ONCE)
+    with closing(session.scalars(newest)) as found:
+        for each in found:
+            if each.result is not None and checks.affords(wish, wording, each.wish.budget, each.result.ended):
+                return each
     return None
 
 
