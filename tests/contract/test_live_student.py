@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from preceptor.chatting import chat
 from preceptor.endpoint import TeacherClient
-from preceptor.errors import Invalid, NotFound, PreceptorError
+from preceptor.errors import Invalid, NotFound, Overloaded, PreceptorError
 from preceptor.wire.chat import ChatMessage, ChatRequest
 from preceptor_services.worker.live import LiveStudent
 from preceptor_services.worker.pairing import version_at
@@ -112,3 +112,17 @@ def test_a_port_that_is_taken_is_said_so(folder: Path, student: LiveStudent) -> 
     with pytest.raises(Invalid, match="cannot publish its student") as caught:
         LiveStudent(folder, "pair-b", SecretStr(KEY), student.address)
     assert caught.value.field == "PRECEPTOR_PEER_PORT"
+
+
+def test_a_student_that_broke_down_does_not_hold_its_trainer_up(
+    folder: Path, student: LiveStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise KeyError("whose turn?")
+
+    monkeypatch.setattr(student._service.scheduler._turns, "abandoned", broken)
+    for version in (10_000_000, 10_000_001):
+        with pytest.raises(Overloaded, match="broke down: KeyError"):
+            student.move(weights(folder), version, lambda hash: None)
+    loader = student._service.loader
+    assert loader is not None and not list(loader.folder.iterdir()), "what never went live is not kept"
