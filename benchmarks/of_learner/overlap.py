@@ -105,7 +105,7 @@ class _Slow:
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._model.folder)
 
-    def head(self, role: str, hash: str | None = None) -> Head:
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> Head:
         return Head(hash=HASH, weight_VD=self._head.weight_VD.detach().numpy(), bias_V=None)
 
     def take_ledger(self) -> dict[str, TeacherLedger]:

@@ -43,8 +43,8 @@ class InProcess:
     def tokenizer(self, role: str) -> TokenizerFile:
         return self._served[role].tokenizer(role)
 
-    def head(self, role: str, hash: str | None = None) -> Head:
-        return self._served[role].head(role, hash)
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> Head:
+        return self._served[role].head(role, hash, **settings)
 
     def score(self, role: str, request: ScoreRequest, **settings: Any) -> Scores:
         return self._served[role].score(role, request, **settings)

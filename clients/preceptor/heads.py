@@ -30,14 +30,14 @@ class Heads:
         self._fetched: dict[str, list[Path]] = {}  # by teacher, the latest last
         self._latest: dict[str, Path] = {}  # by teacher, whoever fetched it: what a change may start from
 
-    def get(self, wanted: str, replicas: Replicas, patience: float) -> Head:
+    def get(self, wanted: str, replicas: Replicas, patience: float, *, hasty: bool = False) -> Head:
         """The head of this hash, from disk or else from the teacher; a server that keeps only one may give another.
 
         Raises what fetching raises (TeacherRefused where the teacher has moved on and the head is gone), and BadScores
         where what arrived is not what its hash says.
         """
         with self._fetching:
-            head = self._kept(wanted) or self._fetch(wanted, replicas, patience)
+            head = self._kept(wanted) or self._fetch(wanted, replicas, patience, hasty)
             self._latest[replicas.name] = self._path(head.hash)
             return head
 
@@ -54,7 +54,7 @@ class Heads:
             path.unlink(missing_ok=True)  # a damaged file: fetched again
             return None
 
-    def _fetch(self, wanted: str, replicas: Replicas, patience: float) -> Head:
+    def _fetch(self, wanted: str, replicas: Replicas, patience: float, hasty: bool) -> Head:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{os.getpid()}-{threading.get_ident()}.part"
         begun_at: list[Replica] = []
@@ -71,7 +71,7 @@ class Heads:
             )
 
         try:
-            hash = persist(replicas, attempt, patience=patience)
+            hash = persist(replicas, attempt, patience=patience, hasty=hasty)
             frame = part.read_bytes()
             try:
                 head = decode_head(frame, hash)

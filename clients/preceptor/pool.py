@@ -116,10 +116,12 @@ class TeacherPool(Closing):
         role_ = self._roles.of(role)
         return ask_for_text(role_.replicas, role_.fallback, request, on_failure, patience=self._wait)
 
-    def head(self, role: str, hash: str | None = None) -> Head:
+    def head(self, role: str, hash: str | None = None, *, on_failure: OnFailure = "wait", completions: int = 0) -> Head:
         """The output projection of this hash (None: that the latest scores belong to), kept on disk.
 
-        A teacher that has moved on may give another one. Raises TeacherRefused where it has none.
+        A teacher that has moved on may give another one. Raises TeacherRefused where it has none. Where nobody gives it
+        within a call's deadline, `drop` raises TeacherUnavailable, and counts the `completions` that were scored with
+        it as dropped: hidden states say nothing without. Anything else goes on trying, for nobody else has it.
         """
         role_ = self._roles.of(role)
         wanted = hash or role_.head_hash
@@ -129,7 +131,13 @@ class TeacherPool(Closing):
                 raise TeacherRefused("The teacher serves no head; its card has none.", teacher=role_.replicas.name)
             wanted = card.head.hash
         serves = role_.fallback if role_.fallback is not None and wanted in role_.fallback_heads else role_.replicas
-        return self._heads.get(wanted, serves, self._wait)
+        if on_failure != "drop":
+            return self._heads.get(wanted, serves, self._wait)
+        try:
+            return self._heads.get(wanted, serves, self._deadline, hasty=serves.down)
+        except TeacherUnavailable:
+            role_.tally.count(dropped=completions)
+            raise
 
     def publish(
         self,

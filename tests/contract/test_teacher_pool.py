@@ -28,11 +28,12 @@ class Flaky(httpx.BaseTransport):
     def __init__(self, through: httpx.BaseTransport, failures: list[Exception | httpx.Response]) -> None:
         self._through, self._failures = through, failures
         self.requests: list[httpx.Request] = []
+        self.path = "/v1/score"
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.read()
         self.requests.append(request)
-        if request.url.path == "/v1/score" and self._failures:
+        if request.url.path == self.path and self._failures:
             failure = self._failures.pop(0)
             if isinstance(failure, Exception):
                 raise failure
@@ -224,6 +225,21 @@ def test_a_head_is_fetched_once_and_kept(taught: Teaching, tmp_path: Path) -> No
     assert fetched == [1, 0]
     head = taught.client.head()
     assert [path.name for path in tmp_path.iterdir()] == [f"{head.hash.removeprefix('sha256:')}.safetensors"]
+
+
+def test_scores_whose_head_nobody_gives_are_dropped_where_that_is_wanted(taught: Teaching, tmp_path: Path) -> None:
+    failures = [httpx.ConnectError("refused") for _ in range(100)]
+    with pooled(taught, tmp_path, *failures, deadline=0.5, wait=60) as (pool, flaky, slept):
+        flaky.path = "/v1/head"
+        hash = pool.score("expert", asked(), on_failure="drop").stamp.head_hash
+        with pytest.raises(TeacherUnavailable, match=r"'math' gave no answer in 0\.5 s"):
+            pool.head("expert", hash, on_failure="drop", completions=3)
+        assert 0 < sum(slept) <= 0.5
+        slept.clear()
+        with pytest.raises(TeacherUnavailable):
+            pool.head("expert", hash, on_failure="drop", completions=3)
+        assert not slept, "who is known to be away is not waited for"
+        assert pool.take_ledger()["expert"].dropped == 6
 
 
 def test_a_head_that_another_process_takes_away_is_fetched_again(

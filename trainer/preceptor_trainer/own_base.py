@@ -19,7 +19,7 @@ from preceptor.frames import hash_of, head_buffers
 from preceptor.limits import check_lengths
 from preceptor.tensors import Tensor
 from preceptor.wire.chat import ChatRequest, Reply
-from preceptor.wire.runs import Run, TeacherLedger
+from preceptor.wire.runs import OnFailure, Run, TeacherLedger
 from preceptor.wire.score import Head as WireHead
 from preceptor.wire.score import ScoreRequest, Scores, context_hash
 from preceptor.wire.teachers import OWN_BASE, Card, HeadCard, Limits, Stamp, Support, Values
@@ -78,8 +78,12 @@ class WithOwnBase:
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._base.folder) if role in self._roles else self._others.tokenizer(role)
 
-    def head(self, role: str, hash: str | None = None) -> WireHead:
-        return self._head if role in self._roles else self._others.head(role, hash)
+    def head(
+        self, role: str, hash: str | None = None, *, on_failure: OnFailure = "wait", completions: int = 0
+    ) -> WireHead:
+        if role in self._roles:
+            return self._head
+        return self._others.head(role, hash, on_failure=on_failure, completions=completions)
 
     def chat(self, role: str, request: ChatRequest, **settings: Any) -> Reply:
         """Raises Invalid for a role of its own: submit refuses it, since the card says that nothing is generated."""

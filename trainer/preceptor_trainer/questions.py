@@ -145,12 +145,12 @@ class Questions:
         role, request = question.role, question.request
         try:
             scores = self._scorer.score(role, request, on_failure=question.on_failure)
+            _check_whole(question, scores)
+            return scores, self._head(question, scores.stamp) if request.support is Support.FULL else None
         except TeacherUnavailable:
             if question.on_failure != "drop":
                 raise
             return None
-        _check_whole(question, scores)
-        return scores, self._head(role, scores.stamp) if request.support is Support.FULL else None
 
     def _read(
         self, question: _Question, scores: Scores, head: Head | None
@@ -175,11 +175,12 @@ class Questions:
                 ),
             )
 
-    def _head(self, role: str, stamp: Stamp) -> Head:
+    def _head(self, question: _Question, stamp: Stamp) -> Head:
         """The head that this answer's hidden states belong to; fetched again only when the stamp names another."""
+        role, count = question.role, len(question.wishes)
         held = self._heads.get(role)
         if held is None or held[0] != stamp.head_hash:
-            head = self._scorer.head(role, stamp.head_hash)
+            head = self._scorer.head(role, stamp.head_hash, on_failure=question.on_failure, completions=count)
             if head.hash != stamp.head_hash:
                 raise MissingScore(
                     f"teacher '{stamp.teacher}' (role '{role}') scored with head {stamp.head_hash} "

@@ -51,14 +51,20 @@ class PairedPool:
     def tokenizer(self, role: str) -> TokenizerFile:
         return self._of(role).tokenizer(role)
 
-    def head(self, role: str, hash: str | None = None) -> Head:
-        """Raises TeacherUnavailable where the peer has moved on so far that it no longer has this one: then what it
-        said is left out, for a later head would make something else of it."""
+    def head(self, role: str, hash: str | None = None, *, on_failure: OnFailure = "wait", completions: int = 0) -> Head:
+        """Raises TeacherUnavailable where the peer does not answer, or has moved on so far that it no longer has this
+        one: then what it said is left out, for a later head would make something else of it. Raises PeerLost."""
+        if role != self._role:
+            return self._others.head(role, hash, on_failure=on_failure, completions=completions)
         try:
-            return self._of(role).head(role, hash)
+            return self._peer.head(role, hash, on_failure="drop", completions=completions)
+        except TeacherUnavailable as error:
+            self._link.silent(error, error.teacher)
+            raise
         except TeacherRefused as error:
-            if role != self._role or not isinstance(error.__cause__, NotFound):
+            if not isinstance(error.__cause__, NotFound):
                 raise
+            self._drop(completions)
             raise TeacherUnavailable(error.problem, teacher=error.teacher) from error
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
@@ -125,9 +131,12 @@ class PairedPool:
     def _check_there(self, completions: int) -> None:
         """Raises TeacherUnavailable while this side is alone: nobody is called then."""
         if self._link.alone:
-            with self._counting:
-                self._dropped += completions
+            self._drop(completions)
             raise TeacherUnavailable("The peer is away, and this side goes on without it.", teacher=self._role)
+
+    def _drop(self, completions: int) -> None:
+        with self._counting:
+            self._dropped += completions
 
     def _count(self, kind: Kind, version: int, count: int) -> None:
         with self._counting:

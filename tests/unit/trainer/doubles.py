@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ class LocalScorer:
     def tokenizer(self, role: str) -> TokenizerFile:
         return tokenizer_file(self._models[role].folder)
 
-    def head(self, role: str, hash: str | None = None) -> WireHead:
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> WireHead:
         weight_VD, bias_V = head_of(self._models[role].module)
         return WireHead(
             hash=self.hash,

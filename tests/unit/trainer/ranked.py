@@ -258,7 +258,7 @@ class _Following(LocalScorer):
             raise TeacherUnavailable("Nobody writes.", teacher=role)
         return Reply(text=texts[crc32(request.messages[-1].content.encode()) % len(texts)], finished=True, tokens=3)
 
-    def head(self, role: str, hash: str | None = None) -> Head:
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> Head:
         return replace(super().head(role, hash), hash=self._hash(role))
 
     def _stamp(self, role: str, request: ScoreRequest) -> Stamp:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -37,7 +38,7 @@ BY_DOMAIN = {"kind": "column", "domains": ["maths", "law", "code"], "silent": ["
 class Local(LocalScorer):
     """Teachers that have a head each."""
 
-    def head(self, role: str, hash: str | None = None) -> Head:
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> Head:
         return replace(super().head(role), hash=f"sha256:{crc32(role.encode()):064x}")
 
     def _stamp(self, role: str, request: ScoreRequest) -> Stamp:

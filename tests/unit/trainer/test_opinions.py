@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_several_prompts_become_several_slots_with_their_weights(model: Model) -
     rows = rows_of(model, recipe)
     scorer = LocalScorer({"self": model, "other": other})
     with pytest.raises(MissingScore, match=r"teacher 'other' \(role 'other'\) scored with head"):
-        scorer.head = lambda role, hash=None: _head(scorer, role)
+        scorer.head = lambda role, hash=None, **settings: _head(scorer, role)
         Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
     asked = Opinions(recipe, model, LocalScorer({"self": model, "other": other}), 0, torch.float32).ask(rows, 1)
     first, second = asked.slots["reference"]
@@ -135,18 +136,28 @@ def test_sampled_support_asks_for_no_hidden_states(model: Model) -> None:
 
 
 class _Away(LocalScorer):
-    """Some roles' teachers give no answer, or their fallback does. What was to happen then is remembered."""
+    """Some roles' teachers give no answer, or their fallback does; others go before they are asked for their heads.
+    What was to happen then is remembered."""
 
-    def __init__(self, models: dict[str, Model], away: Sequence[str], fallback: Model | None = None) -> None:
+    def __init__(
+        self, models: dict[str, Model], away: Sequence[str], fallback: Model | None = None, gone: Sequence[str] = ()
+    ) -> None:
         super().__init__(models)
-        self._away, self._fallback = set(away), fallback
+        self._away, self._fallback, self._gone = set(away), fallback, set(gone)
         self.policies: list[tuple[str, OnFailure]] = []
+        self.headless = list[dict[str, object]]()
 
     def score(self, role: str, request: ScoreRequest, *, on_failure: OnFailure = "wait") -> Scores:
         self.policies.append((role, on_failure))
         if role in self._away:
             raise TeacherUnavailable(f"Teacher '{role}' gave no answer.", teacher=role)
         return super().score(role, request, on_failure=on_failure)
+
+    def head(self, role: str, hash: str | None = None, **settings: Any) -> WireHead:
+        if role in self._gone:
+            self.headless.append({"role": role, **settings})
+            raise TeacherUnavailable(f"Teacher '{role}' gave no head.", teacher=role)
+        return super().head(role, hash)
 
 
 def two_opinions(model: Model, on_failure: str = "drop", **more: object) -> tuple[Recipe, list[Row]]:
@@ -169,6 +180,18 @@ def test_pairs_that_nobody_answers_for_are_dropped_and_counted_not_taken_for_zer
     assert (asked.contexts, asked.dropped, asked.scored, asked.stamped) == (12, 6, 6, 6)
     (first,), (second,) = asked.slots["reference"], asked.slots["second"]
     assert bool(first.present_T.all()) and not bool(second.present_T.any()) and not second.stamps
+
+
+def test_scores_whose_head_nobody_gives_are_dropped_too(model: Model) -> None:
+    recipe, rows = two_opinions(model)
+    scorer = _Away({"self": model, "other": model}, away=[], gone=["other"])
+    asked = Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
+    assert scorer.headless == [{"role": "other", "on_failure": "drop", "completions": 6}]
+    assert (asked.contexts, asked.dropped, asked.scored, asked.stamped) == (12, 6, 6, 6)
+    assert not bool(asked.slots["second"][0].present_T.any())
+    recipe, rows = two_opinions(model, "wait")
+    with pytest.raises(TeacherUnavailable, match="Teacher 'other' gave no head"):
+        Opinions(recipe, model, scorer, 0, torch.float32).ask(rows, 1)
 
 
 @pytest.mark.parametrize("on_failure", ["wait", "fallback"])

@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from preceptor.errors import NeverPublished, PeerLost, PreceptorError, TeacherUnavailable
+from preceptor.errors import NeverPublished, NotFound, PeerLost, PreceptorError, TeacherRefused, TeacherUnavailable
 from preceptor.wire.chat import ChatMessage, ChatRequest, Reply
 from preceptor.wire.pairs import PeerAnswers, step_of, version_of
 from preceptor.wire.runs import OnFailure, TeacherLedger
-from preceptor.wire.score import ScoreRequest, Scores
+from preceptor.wire.score import Head, ScoreRequest, Scores
 from preceptor_services.worker.paired_pool import PairedPool
 
 ASKED = ChatRequest(messages=(ChatMessage(role="user", content="What is wrong?"),), max_tokens=8)
@@ -43,6 +43,12 @@ class Pool:
         assert known is not None
         stamp = SimpleNamespace(weights_version=known, teacher=role)
         return cast(Scores, SimpleNamespace(stamp=stamp, offsets=[0, 5]))
+
+    def head(self, role: str, hash: str | None, *, on_failure: OnFailure, completions: int) -> Head:
+        self.asked.append((role, on_failure))
+        if self.away:
+            raise TeacherUnavailable("It does not answer.", teacher=role)
+        raise TeacherRefused("It has moved on.", teacher=role) from NotFound("No such head.")
 
     def take_ledger(self) -> dict[str, TeacherLedger]:
         asked, self.asked, scored, self.scored = self.asked, [], self.scored, 0
@@ -147,6 +153,23 @@ def test_a_peer_that_is_silent_is_told_to_the_link_and_then_left_in_peace() -> N
     assert len(peer.asked) == 1, "nobody is called while this side is alone"
     link.alone, peer.away = False, False
     assert pool.chat("peer", ASKED).text == "All of it."
+
+
+def test_scores_are_left_out_whose_head_the_peer_does_not_give_any_more() -> None:
+    pool, others, peer = pooled(link := Link())
+    with pytest.raises(TeacherUnavailable, match="It has moved on"):
+        pool.head("peer", "sha256:1", on_failure="drop", completions=2)
+    assert not link.silences and pool.take_ledger()["peer"].dropped == 2
+    with pytest.raises(TeacherRefused):
+        pool.head("self", "sha256:1", on_failure="drop", completions=2)
+    assert others.asked == [("self", "drop")]
+    peer.away = True
+    with pytest.raises(TeacherUnavailable):
+        pool.head("peer", "sha256:1", on_failure="drop", completions=2)
+    assert link.silences == ["It does not answer."]
+    link.stops = True
+    with pytest.raises(PeerLost):
+        pool.head("peer", "sha256:1", on_failure="drop", completions=2)
 
 
 def test_where_the_pair_stops_then_a_silent_peer_ends_the_run() -> None:
