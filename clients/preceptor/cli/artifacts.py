@@ -73,7 +73,7 @@ def pull(
 
 def _bars(as_json: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=output.complaints, transient=True, disable=as_json)
+    return output.bars(as_json, *columns)
 
 
 def _reports(bars: Progress) -> Report:

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 
 from preceptor.errors import Invalid, NotAuthorised, Overloaded, PreceptorError, Unreachable
@@ -132,3 +133,8 @@ def needs_extra(what: str, extra: str) -> NoReturn:
     raise Invalid(
         f"{what} needs packages that are not installed.", remedy=f"Install them: pip install 'preceptor[{extra}]'"
     )
+
+
+def bars(as_json: bool, *columns: ProgressColumn) -> Progress:
+    """Progress of long work, for people: beside what is printed, and gone when it is done."""
+    return Progress(*columns, console=complaints, transient=True, disable=as_json)

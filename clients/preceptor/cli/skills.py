@@ -134,7 +134,7 @@ def export(
 
 def _bar(as_json: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=output.complaints, transient=True, disable=as_json)
+    return output.bars(as_json, *columns)
 
 
 def _reports(bar: Progress, what: str) -> Report:

@@ -7,6 +7,7 @@ pair has no standing, and is refused a recipe that reads it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -42,9 +43,9 @@ class Known(SingleContext):
         """Of every success rate."""
         return self.prior_right, self.prior_wrong
 
+    @abstractmethod
     def sure(self, standing: Standing) -> float:
         """How sure it is."""
-        raise NotImplementedError
 
     def heard(self, standing: Standing) -> bool:
         """Whether it is sure enough."""
